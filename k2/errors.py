@@ -1,0 +1,130 @@
+"""Every error K2 raises on purpose, under one base.
+
+An error names the thing, the value it had, what is allowed and what to do; `details` carries the
+same facts as data, for logs and HTTP answers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class K2Error(Exception):
+    """Base of all errors raised by K2."""
+
+    code = "k2_error"
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+
+class ConfigError(K2Error):
+    """A setting, file or topic is not usable as configured; the process must not start."""
+
+    code = "config"
+
+
+class SchemaError(K2Error):
+    """A schema is missing, unreadable, or refused by the registry."""
+
+    code = "schema"
+
+
+class DecodeError(K2Error):
+    """Bytes from the log are not a record of the schema they claim."""
+
+    code = "decode"
+
+
+class LogError(K2Error):
+    """The log (Kafka or embedded) cannot do what was asked."""
+
+    code = "log"
+
+
+class LogLockedError(LogError):
+    """Another process holds the embedded log's lock."""
+
+    code = "log_locked"
+
+
+class LogCorruptError(LogError):
+    """The embedded log is damaged somewhere other than in its torn tail."""
+
+    code = "log_corrupt"
+
+
+class CoverHoleError(LogError):
+    """A reader of a validated topic met a range that does not abut the one before."""
+
+    code = "cover_hole"
+
+
+class RetentionGapError(LogError):
+    """The offset to resume from is no longer in the topic."""
+
+    code = "retention_gap"
+
+
+class LakeError(K2Error):
+    """The lake (catalog, table or files) cannot do what was asked."""
+
+    code = "lake"
+
+
+class CommitConflictError(LakeError):
+    """Another writer committed first; the commit was not applied."""
+
+    code = "commit_conflict"
+
+
+class StaleWriterError(LakeError):
+    """The table holds a newer position for our partitions than the batch starts from."""
+
+    code = "stale_writer"
+
+
+class SourceError(K2Error):
+    """An exchange session failed or spoke an unexpected protocol."""
+
+    code = "source"
+
+
+class CaptureError(K2Error):
+    """A recorded capture cannot be read."""
+
+    code = "capture"
+
+
+class QueryError(K2Error):
+    """A query was refused or failed for a reason its author can mend."""
+
+    code = "query"
+
+
+class InvalidParameter(QueryError):
+    """A request parameter has a value that is not allowed."""
+
+    code = "invalid_parameter"
+
+    def __init__(self, parameter: str, value: object, allowed: str) -> None:
+        super().__init__(
+            f"parameter {parameter!r} has the value {value!r}; allowed: {allowed}",
+            parameter=parameter,
+            value=repr(value),
+            allowed=allowed,
+        )
+
+
+class QueryTimeout(QueryError):
+    """A query ran past its deadline and was interrupted."""
+
+    code = "query_timeout"
+
+
+class Overloaded(K2Error):
+    """The process refuses work it could not finish; try again after `retry_after_s`."""
+
+    code = "overloaded"

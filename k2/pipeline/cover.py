@@ -1,0 +1,166 @@
+"""Covers: how a reader of a validated topic tells dropped from lost, and old from new.
+
+Each emitted group is one Kafka record batch and says in a header of its first record which range
+of the log of record it covers and which offsets of that range its records have. Ranges abut. A
+group whose range was applied before is dropped, a range that overlaps is cut, a hole stops the
+reader. A group with no surviving record is one record without value.
+"""
+
+from __future__ import annotations
+
+import struct
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from k2.errors import CoverHoleError, DecodeError
+from k2.transport.batch import LogBatch
+
+COVER_HEADER = "k2-cover"
+_HEAD = struct.Struct(">B16sqqI")
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Cover:
+    """The range `first..last` (inclusive) of one incarnation of a log of record.
+
+    `kept`: int64 offsets of the surviving records, rising, one per record of the group.
+    """
+
+    epoch: str
+    first: int
+    last: int
+    kept: npt.NDArray[np.int64]
+
+    def to_bytes(self) -> bytes:
+        """Header value: version, epoch, first, last, then the kept offsets as runs."""
+        runs = _to_runs(self.kept - self.first) if len(self.kept) else np.empty(0, np.uint32)
+        head = _HEAD.pack(
+            _VERSION, uuid.UUID(self.epoch).bytes, self.first, self.last, len(self.kept)
+        )
+        return head + runs.astype(">u4").tobytes()
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Cover:
+        """Inverse of `to_bytes`. Raises `DecodeError`."""
+        try:
+            version, epoch, first, last, count = _HEAD.unpack_from(raw)
+            if version != _VERSION:
+                raise DecodeError(f"cover header has version {version}; this reader knows 1")
+            runs = np.frombuffer(raw, ">u4", offset=_HEAD.size).astype(np.int64)
+            kept = _from_runs(runs) + first
+        except (struct.error, ValueError) as exc:
+            raise DecodeError(f"cover header of {len(raw)} bytes is not readable: {exc}") from exc
+        if len(kept) != count:
+            raise DecodeError(f"cover header lists {len(kept)} offsets but says {count}")
+        return cls(str(uuid.UUID(bytes=epoch)), first, last, kept)
+
+
+def _to_runs(offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Rising offsets as (start, length) pairs, flattened."""
+    cuts = np.flatnonzero(np.diff(offsets) != 1) + 1
+    starts = np.concatenate(([0], cuts))
+    lengths = np.diff(np.concatenate((starts, [len(offsets)])))
+    return np.column_stack((offsets[starts], lengths)).ravel()
+
+
+def _from_runs(runs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    starts, lengths = runs[0::2], runs[1::2]
+    if not len(lengths):
+        return np.empty(0, np.int64)
+    steps = np.ones(int(lengths.sum()), np.int64)
+    ends = np.cumsum(lengths)
+    steps[0] = starts[0]
+    steps[ends[:-1]] = starts[1:] - (starts[:-1] + lengths[:-1] - 1)
+    return np.cumsum(steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rows `start..stop` of a `LogBatch` that a reader has to apply.
+
+    `sequences`: int64 platform_sequence of each of those rows. `next_offset`: the validated
+    offset a reader resumes from once the group is applied.
+    """
+
+    epoch: str
+    start: int
+    stop: int
+    sequences: npt.NDArray[np.int64]
+    last: int
+    next_offset: int
+
+
+@dataclass(slots=True)
+class CoverReader:
+    """Position of one reader in one validated partition.
+
+    `epoch`/`applied`: the log of record's incarnation and the highest offset applied (-1: none).
+    `strict`: a hole raises; a reader of gaps or dead letters, whose groups need not abut, is not.
+    """
+
+    topic: str
+    partition: int
+    epoch: str | None = None
+    applied: int = -1
+    strict: bool = True
+
+    def read(self, batch: LogBatch) -> Iterator[Group]:
+        """Yield the groups of `batch` that are new, advancing the position.
+
+        Raises `CoverHoleError` when a range does not abut what was applied (the position then
+        stays at the hole) and `DecodeError` on a record that belongs to no group.
+        """
+        marks = sorted(
+            (index, value)
+            for index, headers in batch.headers.items()
+            for name, value in headers
+            if name == COVER_HEADER
+        )
+        if len(batch) and (not marks or marks[0][0] != 0):
+            raise DecodeError(
+                f"{batch.topic}[{batch.partition}] offset {batch.first_offset}: a record without "
+                f"the header {COVER_HEADER!r}; only K2's validate agent may write this topic"
+            )
+        stops = [index for index, _ in marks[1:]] + [len(batch)]
+        for (start, raw), stop in zip(marks, stops, strict=True):
+            group = self._group(batch, Cover.from_bytes(raw), start, stop)
+            if group is not None:
+                yield group
+
+    def _group(self, batch: LogBatch, cover: Cover, start: int, stop: int) -> Group | None:
+        next_offset = int(batch.offsets[stop - 1]) + 1
+        if cover.epoch != self.epoch:
+            # A new incarnation of the log: offsets start over.
+            self.epoch, self.applied = cover.epoch, cover.first - 1
+        if cover.last <= self.applied:
+            return None
+        if self.strict and cover.first > self.applied + 1:
+            raise CoverHoleError(
+                f"{batch.topic}[{batch.partition}]: the range {cover.first}..{cover.last} does not "
+                f"abut offset {self.applied}, the last applied; records between are missing",
+                topic=batch.topic,
+                partition=batch.partition,
+                applied=self.applied,
+                first=cover.first,
+            )
+        rows = len(cover.kept)
+        if rows not in (stop - start, 0):
+            raise DecodeError(
+                f"{batch.topic}[{batch.partition}] offset {int(batch.offsets[start])}: a group of "
+                f"{stop - start} records whose header lists {rows}"
+            )
+        skip = int(np.searchsorted(cover.kept, self.applied, side="right"))
+        self.applied = cover.last
+        return Group(
+            cover.epoch,
+            start + skip,
+            start + rows,
+            cover.kept[skip:],
+            cover.last,
+            next_offset,
+        )

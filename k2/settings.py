@@ -1,0 +1,371 @@
+"""Every setting of K2: name, unit, default and reason, in groups.
+
+A setting comes from the environment (`K2_...`), else from an `.env` file, else from its default.
+`docs/configuration.md` is generated from this module.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from k2.errors import ConfigError
+
+LOCAL_API_KEY = "k2-dev-api-key-2026"
+ROLES = ("source", "validate", "sink", "query", "control")
+
+StringList = Annotated[tuple[str, ...], NoDecode]
+
+
+class _Group(BaseSettings):
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _split_lists(cls, value: Any, info: Any) -> Any:
+        field = cls.model_fields[info.field_name]
+        if isinstance(value, str) and field.annotation == tuple[str, ...]:
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+
+class Core(_Group):
+    """The process and its data."""
+
+    model_config = SettingsConfigDict(env_prefix="K2_", env_file=".env", extra="ignore", frozen=True)
+
+    environment: Literal["local", "test", "staging", "production"] = Field(
+        "local", description="Anything but `local` refuses default secrets."
+    )
+    data_dir: Path = Field(
+        Path("k2-data"), description="Embedded log, SQLite catalog, lake files, file registry."
+    )
+    roles: StringList = Field(
+        ROLES, description=f"Agents this worker runs, comma separated: {', '.join(ROLES)}."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Lowest level that is logged."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="`auto`: JSON unless standard error is a terminal."
+    )
+    app_id: str = Field(
+        "k2", description="Faust app id: consumer group and prefix of changelog topics."
+    )
+
+    @field_validator("roles")
+    @classmethod
+    def _known_roles(cls, roles: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = sorted(set(roles) - set(ROLES))
+        if unknown or not roles:
+            raise ValueError(f"roles {', '.join(unknown) or '(none)'}; allowed: {', '.join(ROLES)}")
+        return roles
+
+
+class Kafka(_Group):
+    """The log. Without `K2_KAFKA_BOOTSTRAP_SERVERS` it is embedded in the data directory."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="K2_KAFKA_", env_file=".env", extra="ignore", frozen=True
+    )
+
+    bootstrap_servers: str = Field(
+        "", description="host:port, comma separated; empty: the embedded log."
+    )
+    schema_registry_url: str = Field(
+        "", description="Confluent-compatible registry; empty: a file registry in the data directory."
+    )
+    partitions: int = Field(
+        16, ge=1, le=1024, description="Of every market topic; immutable once topics exist."
+    )
+    replication: int = Field(1, ge=1, description="Replicas of each topic; 3 in production.")
+    compression: Literal["lz4", "zstd", "snappy", "gzip", "none"] = Field(
+        "lz4", description="Codec of the record batches K2 writes."
+    )
+    linger_ms: int = Field(
+        10, ge=0, description="Milliseconds a small batch waits for company before it is sent."
+    )
+    max_batch_bytes: int = Field(
+        1_000_000, ge=16_384, description="Largest record batch K2 writes, bytes before compression."
+    )
+    max_message_bytes: int = Field(
+        8_388_608, ge=1_048_576, description="`max.message.bytes` of K2's topics."
+    )
+    batch_records: int = Field(
+        8_192,
+        ge=1,
+        description="Records folded into one event; bounds how long an event holds the loop.",
+    )
+    session_timeout_s: float = Field(
+        15.0, gt=0, description="Seconds without heartbeat until a worker's partitions move."
+    )
+    request_timeout_s: float = Field(
+        40.0, gt=0, description="Seconds; must be above the session timeout."
+    )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="Passed to every Kafka client."
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "PLAIN", description="With a SASL protocol."
+    )
+    sasl_username: str = Field("", description="With a SASL protocol.")
+    sasl_password: SecretStr = Field(SecretStr(""), description="With a SASL protocol.")
+    ssl_ca_file: str = Field("", description="CA bundle for an SSL protocol; empty: the system's.")
+    retention_days: int = Field(90, ge=1, description="Of the logs of record, days.")
+    fsync_s: float = Field(
+        1.0, ge=0, description="Embedded log: seconds between fsyncs; 0 syncs every append."
+    )
+
+
+class Iceberg(_Group):
+    """The lake. Without a catalog URI it is SQLite and files in the data directory."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="K2_ICEBERG_", env_file=".env", extra="ignore", frozen=True
+    )
+
+    catalog_uri: str = Field(
+        "", description="`http(s)://…` (REST) or `postgresql+psycopg2://…`; empty: SQLite."
+    )
+    warehouse: str = Field("", description="Base location of tables; empty: the data directory.")
+    s3_endpoint: str = Field("", description="S3 endpoint for a warehouse at s3://.")
+    s3_access_key: SecretStr = Field(SecretStr(""), description="S3 key id.")
+    s3_secret_key: SecretStr = Field(SecretStr(""), description="S3 secret.")
+    s3_region: str = Field("us-east-1", description="S3 region.")
+    compression: Literal["zstd", "snappy", "lz4", "none"] = Field(
+        "zstd", description="Parquet codec."
+    )
+    commit_retry_s: float = Field(
+        60.0, gt=0, description="Seconds a commit is tried again under contention or outage."
+    )
+
+
+class Sink(_Group):
+    """When the sink commits."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="K2_SINK_", env_file=".env", extra="ignore", frozen=True
+    )
+
+    batch_size: int = Field(
+        1_000, ge=1, description="Rows that make a commit due (also K2_CONSUMER_BATCH_SIZE)."
+    )
+    interval_s: float = Field(5.0, gt=0, description="Seconds after which any row is due.")
+    min_interval_s: float = Field(
+        1.0, ge=0, description="Least seconds between two commits of one table."
+    )
+    max_buffer_mb: int = Field(
+        512, ge=16, description="Arrow bytes held for a slow lake before reading pauses."
+    )
+
+
+class Binance(_Group):
+    """The Binance spot feed."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="K2_BINANCE_", env_file=".env", extra="ignore", frozen=True
+    )
+
+    enabled: bool = Field(True, description="Run the feed on workers with the role `source`.")
+    url: str = Field("wss://stream.binance.com:9443", description="WebSocket base address.")
+    failover_urls: StringList = Field(
+        ("wss://stream.binance.us:9443",), description="Tried in turn when the main one fails."
+    )
+    symbols: StringList = Field(
+        ("BTCUSDT", "ETHUSDT"), description="Upper case, no separator, comma separated."
+    )
+    streams: StringList = Field(("trade", "bookTicker"), description="Channels per symbol.")
+    symbols_per_session: int = Field(
+        100, ge=1, le=500, description="Symbols on one connection (Binance: 1,024 streams)."
+    )
+    reconnect_initial_s: float = Field(1.0, gt=0, description="First delay; doubles with jitter.")
+    reconnect_max_s: float = Field(60.0, gt=0, description="Cap of the delay.")
+    stale_after_s: float = Field(
+        30.0, ge=0, description="Seconds without any frame or pong until a reconnect; 0: never."
+    )
+    ping_interval_s: float = Field(20.0, gt=0, description="Seconds between our pings.")
+    ping_timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for a pong.")
+    max_lifetime_h: float = Field(
+        4.0, gt=0, le=24, description="Hours until a connection is rotated (Binance cuts at 24)."
+    )
+    subscribe_per_s: float = Field(
+        4.0, gt=0, le=5, description="Control messages per second (Binance allows 5)."
+    )
+    queue_frames: int = Field(
+        50_000, ge=100, description="Frames held between socket and log before the socket waits."
+    )
+    max_frame_bytes: int = Field(
+        1_048_576, ge=1_024, description="A larger frame is refused and counted."
+    )
+    ssl_verify: bool = Field(True, description="Check the exchange's certificate.")
+    custom_ca_bundle: str = Field("", description="CA file to trust instead of the system's.")
+
+
+class Validate(_Group):
+    """Rules and continuity."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="K2_VALIDATE_", env_file=".env", extra="ignore", frozen=True
+    )
+
+    max_future_s: float = Field(
+        300.0,
+        gt=0,
+        description="An exchange time this far after our receive time is an error, not skew.",
+    )
+    max_age_days: float = Field(
+        3_660.0, gt=0, description="An exchange time older than this is an error."
+    )
+    checkpoint_s: float = Field(
+        5.0, gt=0, description="Seconds between checkpoints of continuity state."
+    )
+    max_symbols: int = Field(
+        10_000, ge=1, description="Symbols whose continuity is held per partition."
+    )
+    group_records: int = Field(
+        4_096, ge=1, description="Most records in one emitted group (one Kafka record batch)."
+    )
+
+
+class Query(_Group):
+    """SQL over hot and cold rows."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="K2_QUERY_", env_file=".env", extra="ignore", frozen=True
+    )
+
+    pool_size: int = Field(5, ge=1, le=64, description="Queries that run at once.")
+    queue_size: int = Field(100, ge=0, description="Queries that wait; more get 429.")
+    timeout_s: float = Field(30.0, gt=0, description="Seconds until a query is interrupted.")
+    memory_limit_mb: int = Field(1_024, ge=64, description="DuckDB's memory limit, MB.")
+    threads: int = Field(2, ge=1, description="DuckDB's threads, shared by all queries.")
+    max_rows: int = Field(100_000, ge=1, description="Most rows an answer may hold.")
+    tail_minutes: float = Field(15.0, gt=0, description="How long hot rows are kept at most.")
+    tail_max_mb: int = Field(
+        512, ge=16, description="Arrow bytes of hot rows; above it answers are marked partial."
+    )
+    refresh_s: float = Field(
+        1.0, gt=0, description="Seconds between looks for a newer lake snapshot."
+    )
+
+
+class Api(_Group):
+    """The HTTP interface."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="K2_API_", env_file=".env", extra="ignore", frozen=True
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on.")
+    key: SecretStr = Field(
+        SecretStr(LOCAL_API_KEY), description="X-API-Key; the default only in `local`."
+    )
+    max_body_bytes: int = Field(10_485_760, ge=1_024, description="Largest request body.")
+
+
+class Degradation(_Group):
+    """When the platform does less."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="K2_DEGRADATION_", env_file=".env", extra="ignore", frozen=True
+    )
+
+    lag_soft: int = Field(100_000, ge=1, description="Messages of lag that mean SOFT.")
+    lag_graceful: int = Field(500_000, ge=1, description="Messages of lag that mean GRACEFUL.")
+    lag_aggressive: int = Field(1_000_000, ge=1, description="Messages: AGGRESSIVE.")
+    lag_break: int = Field(5_000_000, ge=1, description="Messages: CIRCUIT_BREAK.")
+    memory_limit_mb: int = Field(
+        0, ge=0, description="Memory of this worker, MB; 0: the cgroup's limit, else the host's."
+    )
+    cooldown_s: float = Field(30.0, ge=0, description="Seconds before the level may fall.")
+    interval_s: float = Field(1.0, gt=0, description="Seconds between looks at lag and memory.")
+    exempt: bool = Field(False, description="Loads, replays and benchmarks: never degrade.")
+    tiers_file: str = Field(
+        "", description="JSON: asset class -> {tier1: [...], tier2: [...]}; empty: K2's own list."
+    )
+
+
+class Settings(BaseModel):
+    """All groups."""
+
+    core: Core
+    kafka: Kafka
+    iceberg: Iceberg
+    sink: Sink
+    binance: Binance
+    validate_: Validate
+    query: Query
+    api: Api
+    degradation: Degradation
+
+    @property
+    def embedded(self) -> bool:
+        """True when the log lives in the data directory."""
+        return not self.kafka.bootstrap_servers
+
+
+GROUPS: dict[str, type[_Group]] = {
+    "core": Core,
+    "kafka": Kafka,
+    "iceberg": Iceberg,
+    "sink": Sink,
+    "binance": Binance,
+    "validate_": Validate,
+    "query": Query,
+    "api": Api,
+    "degradation": Degradation,
+}
+
+
+def variable(group: type[_Group], field: str) -> str:
+    """The environment variable of a field."""
+    return f"{group.model_config.get('env_prefix', '')}{field}".upper()
+
+
+def load_settings() -> Settings:
+    """Read all groups. Raises `ConfigError` naming the variable, its value and what is allowed."""
+    groups: dict[str, _Group] = {}
+    for name, group in GROUPS.items():
+        try:
+            groups[name] = group()
+        except ValidationError as exc:
+            first = exc.errors()[0]
+            field = str(first["loc"][0]) if first["loc"] else "?"
+            secret = "secret" in field or "password" in field or "key" in field
+            value = "(hidden)" if secret else first.get("input")
+            raise ConfigError(
+                f"{variable(group, field)}={value!r} is not usable: {first['msg']}; "
+                "see docs/configuration.md",
+                variable=variable(group, field),
+            ) from exc
+    settings = Settings.model_validate(groups)
+    _check(settings)
+    return settings
+
+
+def _check(settings: Settings) -> None:
+    key = settings.api.key.get_secret_value()
+    if settings.core.environment != "local" and key == LOCAL_API_KEY:
+        raise ConfigError(
+            f"K2_API_KEY has the default of the local environment while K2_ENVIRONMENT is "
+            f"{settings.core.environment!r}; set a key of your own",
+            variable="K2_API_KEY",
+        )
+    kafka = settings.kafka
+    if kafka.session_timeout_s >= kafka.request_timeout_s:
+        raise ConfigError(
+            f"K2_KAFKA_SESSION_TIMEOUT_S={kafka.session_timeout_s} must be below "
+            f"K2_KAFKA_REQUEST_TIMEOUT_S={kafka.request_timeout_s}",
+            variable="K2_KAFKA_SESSION_TIMEOUT_S",
+        )
+
+
+@functools.cache
+def settings() -> Settings:
+    """The process's settings, read once."""
+    return load_settings()

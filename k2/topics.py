@@ -1,0 +1,97 @@
+"""Topic names: one place that builds and parses them.
+
+`market.{asset_class}.{data_type}.{exchange}` is a log of record. What is derived from it carries
+a suffix: `.validated` (what passed), `.dlq` (what did not), `.gaps` (ids that never came),
+`.deferred` (what was shed and read again), all with the same partitions.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from k2.errors import ConfigError
+
+ASSET_CLASSES: Final = ("crypto", "equities", "futures", "options")
+DATA_TYPES: Final = ("trades", "quotes", "agg_trades", "reference_data")
+SUFFIXES: Final = ("validated", "dlq", "gaps", "deferred")
+
+_NAME = re.compile(
+    r"market\.(?P<asset_class>[a-z]+)\.(?P<data_type>[a-z_]+)\.(?P<exchange>[a-z0-9_]+)"
+    r"(?:\.(?P<suffix>[a-z]+))?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MarketTopic:
+    """A log of record, and the names derived from it."""
+
+    asset_class: str
+    data_type: str
+    exchange: str
+
+    def __post_init__(self) -> None:
+        if self.asset_class not in ASSET_CLASSES:
+            raise ConfigError(
+                f"asset class {self.asset_class!r} is not one of {', '.join(ASSET_CLASSES)}"
+            )
+        if self.data_type not in DATA_TYPES:
+            raise ConfigError(f"data type {self.data_type!r} is not one of {', '.join(DATA_TYPES)}")
+        if not re.fullmatch(r"[a-z0-9_]+", self.exchange):
+            raise ConfigError(f"exchange {self.exchange!r} must be lower-case letters and digits")
+
+    @property
+    def log(self) -> str:
+        """The log of record."""
+        return f"market.{self.asset_class}.{self.data_type}.{self.exchange}"
+
+    @property
+    def validated(self) -> str:
+        return f"{self.log}.validated"
+
+    @property
+    def dlq(self) -> str:
+        return f"{self.log}.dlq"
+
+    @property
+    def gaps(self) -> str:
+        return f"{self.log}.gaps"
+
+    @property
+    def deferred(self) -> str:
+        return f"{self.log}.deferred"
+
+    @property
+    def subject(self) -> str:
+        """Registry subject, shared by all exchanges of the class."""
+        return f"market.{self.asset_class}.{self.data_type}-value"
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Every topic of this family, the log of record first."""
+        return (self.log, self.validated, self.dlq, self.gaps, self.deferred)
+
+
+def parse(name: str) -> tuple[MarketTopic, str | None]:
+    """Split a topic name into its log of record and its suffix (None for the log itself)."""
+    match = _NAME.fullmatch(name)
+    if match is None or match["suffix"] not in (None, *SUFFIXES):
+        raise ConfigError(
+            f"topic {name!r} is not market.{{asset_class}}.{{data_type}}.{{exchange}}[.suffix]"
+        )
+    return MarketTopic(match["asset_class"], match["data_type"], match["exchange"]), match["suffix"]
+
+
+BINANCE_TRADES: Final = MarketTopic("crypto", "trades", "binance")
+BINANCE_QUOTES: Final = MarketTopic("crypto", "quotes", "binance")
+
+#: Every log of record of this release.
+MARKET_TOPICS: Final = (BINANCE_TRADES, BINANCE_QUOTES)
+
+#: One message per exchange session; whoever owns the partition runs the session.
+SESSIONS: Final = "k2.sessions"
+#: Inputs of the degradation controller; one partition, one reader.
+DEGRADATION_CONTROL: Final = "k2.degradation.control"
+#: Offset ranges that were shed, per partition and tier (compacted).
+SHED_LEDGER: Final = "k2.shed.ledger"
