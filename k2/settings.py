@@ -36,7 +36,9 @@ class _Group(BaseSettings):
 class Core(_Group):
     """The process and its data."""
 
-    model_config = SettingsConfigDict(env_prefix="K2_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="K2_", env_file=".env", extra="ignore", frozen=True
+    )
 
     environment: Literal["local", "test", "staging", "production"] = Field(
         "local", description="Anything but `local` refuses default secrets."
@@ -77,7 +79,8 @@ class Kafka(_Group):
         "", description="host:port, comma separated; empty: the embedded log."
     )
     schema_registry_url: str = Field(
-        "", description="Confluent-compatible registry; empty: a file registry in the data directory."
+        "",
+        description="Confluent-compatible registry; empty: a file registry in the data directory.",
     )
     partitions: int = Field(
         16, ge=1, le=1024, description="Of every market topic; immutable once topics exist."
@@ -90,7 +93,9 @@ class Kafka(_Group):
         10, ge=0, description="Milliseconds a small batch waits for company before it is sent."
     )
     max_batch_bytes: int = Field(
-        1_000_000, ge=16_384, description="Largest record batch K2 writes, bytes before compression."
+        1_000_000,
+        ge=16_384,
+        description="Largest record batch K2 writes, bytes before compression.",
     )
     max_message_bytes: int = Field(
         8_388_608, ge=1_048_576, description="`max.message.bytes` of K2's topics."

@@ -1,1 +1,1 @@
-""""""
+"""Schemas, registry, and Avro to Arrow and back."""

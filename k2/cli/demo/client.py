@@ -1,0 +1,103 @@
+"""What the demo asks of its worker and of the exchange server, over their own HTTP interfaces."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any, cast
+
+import aiohttp
+
+from k2.cli.demo.processes import Child, ChildFailed
+
+
+class WorkerClient:
+    """The worker's HTTP interface at `base`."""
+
+    def __init__(self, session: aiohttp.ClientSession, base: str, key: str) -> None:
+        self.base = base
+        self._session = session
+        self._headers = {"X-API-Key": key}
+
+    async def status(self) -> dict[str, Any]:
+        """`data` of `/v1/status`. Raises `aiohttp.ClientError` while the worker is not there."""
+        return await self._get("/v1/status")
+
+    async def ready(self) -> bool:
+        async with self._session.get(f"{self.base}/health/ready") as answer:
+            return answer.status == 200
+
+    async def wait_ready(self, worker: Child, timeout_s: float) -> None:
+        """Return when the worker serves. Raises `ChildFailed` when it ends or takes too long."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while asyncio.get_running_loop().time() < deadline:
+            worker.check()
+            try:
+                if await self.ready():
+                    return
+            except aiohttp.ClientError:
+                pass  # not listening yet; the deadline bounds it
+            await asyncio.sleep(0.05)
+        raise ChildFailed(
+            f"the {worker.name} was not ready within {timeout_s:.0f} s:\n{worker.log_tail()}"
+        )
+
+    async def _get(self, path: str) -> dict[str, Any]:
+        async with self._session.get(f"{self.base}{path}", headers=self._headers) as answer:
+            answer.raise_for_status()
+            body = await answer.json()
+        return cast("dict[str, Any]", body["data"])
+
+
+class ExchangeClient:
+    """The exchange server's control interface at `base` (http://host:port)."""
+
+    def __init__(self, session: aiohttp.ClientSession, base: str) -> None:
+        self.base = base
+        self._session = session
+
+    async def status(self) -> dict[str, Any]:
+        async with self._session.get(f"{self.base}/k2/status") as answer:
+            answer.raise_for_status()
+            return cast("dict[str, Any]", await answer.json())
+
+    async def wait_up(self, exchange: Child, timeout_s: float) -> None:
+        """Return when the server answers. Raises `ChildFailed` when it ends or takes too long."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while asyncio.get_running_loop().time() < deadline:
+            exchange.check()
+            try:
+                await self.status()
+            except aiohttp.ClientError:
+                await asyncio.sleep(0.05)
+            else:
+                return
+        raise ChildFailed(
+            f"the {exchange.name} did not answer within {timeout_s:.0f} s:\n{exchange.log_tail()}"
+        )
+
+
+def free_port(preferred: int = 0) -> int:
+    """`preferred` when nobody listens there, else a port the system chooses."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise ChildFailed("no free port on 127.0.0.1")
+
+
+async def answers(url: str, timeout_s: float) -> bool:
+    """True when a WebSocket can be opened at `url` within `timeout_s`."""
+    try:
+        async with (
+            asyncio.timeout(timeout_s),
+            aiohttp.ClientSession() as session,
+            session.ws_connect(url),
+        ):
+            return True
+    except (aiohttp.ClientError, OSError, TimeoutError):
+        return False

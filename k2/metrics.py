@@ -1,0 +1,130 @@
+"""Every metric K2 exports, by name, in one place; `docs/metrics.md` is generated from here.
+
+Names and labels follow the catalogue of the platform; durations are seconds, sizes bytes. Faust's
+own sensor exports the `faust`-side figures beside them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram, Info
+
+_LATENCY: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_STORAGE: Final = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_ROWS: Final = (10, 100, 500, 1_000, 5_000, 10_000, 50_000, 100_000, 500_000)
+_FEED: Final = ("exchange", "asset_class", "data_type")
+
+PLATFORM = Info("k2_platform", "Version and environment of this worker")
+
+# Source
+BINANCE_CONNECTION_STATUS = Gauge(
+    "k2_binance_connection_status", "1 while the session is connected", ["session"]
+)
+BINANCE_MESSAGES = Counter("k2_binance_messages_received", "Frames received", ["session"])
+BINANCE_ERRORS = Counter(
+    "k2_binance_message_errors", "Frames that could not be mapped", ["error_type"]
+)
+BINANCE_RECONNECTS = Counter("k2_binance_reconnects", "Connections made anew", ["reason"])
+BINANCE_LAST_MESSAGE = Gauge(
+    "k2_binance_last_message_timestamp_seconds", "Wall time of the last frame", ["session"]
+)
+BINANCE_LAST_PONG = Gauge(
+    "k2_binance_last_pong_timestamp_seconds", "Wall time of the last pong", ["session"]
+)
+BINANCE_RECONNECT_DELAY = Gauge(
+    "k2_binance_reconnect_delay_seconds", "Delay before the next attempt", ["session"]
+)
+
+# Log
+PRODUCED = Counter(
+    "k2_kafka_messages_produced", "Records acknowledged by the log", [*_FEED, "topic"]
+)
+PRODUCE_ERRORS = Counter(
+    "k2_kafka_produce_errors", "Record batches the log refused", ["topic", "error_type"]
+)
+PRODUCE_SECONDS = Histogram(
+    "k2_kafka_produce_duration_seconds",
+    "Time from handing a batch to the log to its acknowledgement",
+    ["topic"],
+    buckets=_LATENCY,
+)
+CONSUMED = Counter("k2_kafka_messages_consumed", "Records read by an agent", ["topic", "agent"])
+LAG = Gauge(
+    "k2_kafka_consumer_lag_messages",
+    "Records between the read position and the end of the partition",
+    ["topic", "partition"],
+)
+
+# Validation and continuity
+DEAD_LETTERS = Counter(
+    "k2_dead_letters", "Records put into a dead-letter topic", [*_FEED, "reason"]
+)
+DUPLICATES = Counter("k2_duplicate_messages_detected", "Records dropped as duplicates", [*_FEED])
+GAPS = Counter(
+    "k2_sequence_gaps_detected", "Gaps opened; small is at most 10 ids", [*_FEED, "severity"]
+)
+GAPS_CLOSED = Counter("k2_sequence_gaps_closed", "Gap ranges filled by late records", [*_FEED])
+RESETS = Counter("k2_sequence_resets_detected", "New id generations", [*_FEED])
+OUT_OF_ORDER = Counter("k2_out_of_order_messages", "Late records accepted", [*_FEED])
+QUOTE_FLAGS = Counter("k2_quote_conditions", "Quotes flagged, not rejected", ["condition"])
+VALIDATE_SECONDS = Histogram(
+    "k2_validate_batch_duration_seconds",
+    "Time the validate step holds the event loop for one batch",
+    ["topic"],
+    buckets=_LATENCY,
+)
+CHECKPOINTS = Counter("k2_checkpoints", "Continuity checkpoints written", ["topic"])
+CHECKPOINT_BYTES = Gauge("k2_checkpoint_bytes", "Size of the newest checkpoint", ["topic"])
+TRACKED_SYMBOLS = Gauge(
+    "k2_deduplication_cache_size", "Symbols whose continuity this worker holds", ["topic"]
+)
+
+# Lake
+ROWS_WRITTEN = Counter("k2_iceberg_rows_written", "Rows committed", ["table"])
+COMMITS = Counter("k2_iceberg_transactions", "Snapshots committed", ["table"])
+COMMIT_FAILURES = Counter("k2_iceberg_commit_failures", "Commits given up", ["table"])
+WRITE_SECONDS = Histogram(
+    "k2_iceberg_write_duration_seconds",
+    "Time of one commit, data files included",
+    ["table"],
+    buckets=_STORAGE,
+)
+TRANSACTION_ROWS = Histogram(
+    "k2_iceberg_transaction_rows", "Rows of one commit", ["table"], buckets=_ROWS
+)
+SINK_BUFFER_ROWS = Gauge("k2_sink_buffer_rows", "Rows waiting for a commit", ["table"])
+
+# Query
+QUERIES = Counter("k2_query_executions", "Queries by outcome", ["query_type", "status"])
+QUERY_SECONDS = Histogram(
+    "k2_query_duration_seconds", "Time of a query in the engine", ["query_type"], buckets=_LATENCY
+)
+HTTP_REQUESTS = Counter(
+    "k2_http_requests", "HTTP requests by outcome", ["method", "endpoint", "status_code"]
+)
+HTTP_SECONDS = Histogram(
+    "k2_http_request_duration_seconds",
+    "Time from request to answer",
+    ["method", "endpoint"],
+    buckets=_LATENCY,
+)
+TAIL_ROWS = Gauge("k2_tail_rows", "Hot rows held in memory", ["data_type"])
+TAIL_BYTES = Gauge("k2_tail_bytes", "Arrow bytes of the hot rows", ["data_type"])
+FRESHNESS = Histogram(
+    "k2_freshness_seconds",
+    "Time from the socket to being visible to queries, by record",
+    ["data_type"],
+    buckets=_LATENCY,
+)
+
+# Degradation
+DEGRADATION_LEVEL = Gauge("k2_degradation_level", "0 NORMAL … 4 CIRCUIT_BREAK, as agreed by all")
+DEGRADATION_TRANSITIONS = Counter(
+    "k2_degradation_transitions", "Changes of level", ["from_level", "to_level"]
+)
+MESSAGES_SHED = Counter("k2_messages_shed", "Records put off, by tier", ["symbol_tier", "reason"])
+
+# Process
+MEMORY_RSS = Gauge("k2_process_memory_rss_bytes", "Resident memory of this worker")
+LOOP_LAG = Gauge("k2_event_loop_lag_seconds", "How late a timer of the event loop fires")
