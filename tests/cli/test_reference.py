@@ -1,0 +1,39 @@
+"""The reference pages and `k2 config` say what the code says."""
+
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+from k2.cli.docs import PAGES
+from k2.cli.main import cli
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_generated_pages_are_current():
+    for name, page in PAGES.items():
+        assert (DOCS / name).read_text(encoding="utf-8") == page(), f"run `make docs` for {name}"
+
+
+def test_config_masks_secrets_and_names_the_origin(monkeypatch):
+    monkeypatch.setenv("K2_API_KEY", "very-secret")
+    result = CliRunner().invoke(cli, ["config", "--json"])
+    assert result.exit_code == 0
+    assert "very-secret" not in result.output
+    shown = json.loads(result.output)
+    assert shown["K2_API_KEY"] == {"value": "********", "origin": "environment"}
+    assert shown["K2_SINK_BATCH_SIZE"] == {"value": "1000", "origin": "default"}
+
+
+def test_an_error_is_one_line(monkeypatch):
+    monkeypatch.setenv("K2_API_PORT", "http")
+    result = CliRunner().invoke(cli, ["config"])
+    assert result.exit_code == 1
+    assert "K2_API_PORT" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_help_lists_every_command():
+    result = CliRunner().invoke(cli, ["--help"])
+    for name in ("demo", "exchange", "config", "bench", "up", "docs"):
+        assert name in result.output
