@@ -87,7 +87,7 @@ class BatchConsumerMixin(Consumer):
         #: Kept for the life of the process: tickets of one partition are never used twice.
         self._trackers: defaultdict[TP, AckTracker] = defaultdict(AckTracker)
         #: Batch partitions whose position was set since they were assigned.
-        self._started: set[TP] = set()
+        self._positioned: set[TP] = set()
         self._held: dict[TP, deque[tuple[int, Any]]] = {}
         self._full_topics: set[str] = set()
         self._leaving: frozenset[TP] = frozenset()
@@ -156,7 +156,7 @@ class BatchConsumerMixin(Consumer):
 
     def _may_fetch(self, tp: TP) -> bool:
         return tp.topic not in self._full_topics and (
-            tp in self._started or not self.carries_batches(tp)
+            tp in self._positioned or not self.carries_batches(tp)
         )
 
     def _may_deliver(self, tp: TP) -> bool:
@@ -334,14 +334,14 @@ class BatchConsumerMixin(Consumer):
 
     async def _move(self, positions: Mapping[TP, int | None]) -> None:
         moves = {tp: at for tp, at in positions.items() if at is not None}
-        self._started -= moves.keys()
+        self._positioned -= moves.keys()
         if moves:
             await self._seek_positions(moves)
         for tp, at in moves.items():
             self._held.pop(tp, None)
             if self.carries_batches(tp):
                 self._trackers[tp].seek(at)
-                self._started.add(tp)
+                self._positioned.add(tp)
         self._wake()
 
     async def seek(self, partition: TP, offset: int) -> None:
@@ -363,7 +363,7 @@ class BatchConsumerMixin(Consumer):
             await super().on_partitions_revoked(revoked)
         finally:
             self._leaving = frozenset()
-            self._started -= revoked
+            self._positioned -= revoked
             for tp in revoked:
                 self._held.pop(tp, None)
                 if tp in self._trackers:

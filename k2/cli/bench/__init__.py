@@ -1,0 +1,15 @@
+"""`k2 bench`: the figures the documentation gives, measured again."""
+
+from __future__ import annotations
+
+import click
+
+from k2.cli.bench.transport import transport
+
+
+@click.group()
+def bench() -> None:
+    """Measure on this machine, with a real Kafka (started here unless one is configured)."""
+
+
+bench.add_command(transport)

@@ -1,0 +1,159 @@
+"""Writing record batches: what is sent together is in the log together, in the order of calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable
+from typing import Any
+
+from aiokafka.errors import KafkaError, KafkaTimeoutError
+from faust.transport.drivers.aiokafka import Producer as AiokafkaProducer
+from faust.types import TP
+
+from k2.errors import LogError
+from k2.settings import Kafka
+from k2.transport.batch import OutBatch
+from k2.transport.registry import registry
+from k2.transport.security import aiokafka_options
+
+
+def check_batch(batch: OutBatch) -> None:
+    """Raises `LogError` for a batch no log could append."""
+    place = f"{batch.topic}[{batch.partition}]"
+    if not batch.values:
+        raise LogError(
+            f"batch for {place} has no record; one that only carries headers has a single "
+            "record with the value None"
+        )
+    stamps = batch.timestamps_ms
+    if len(batch.keys) != len(batch.values) or (
+        stamps is not None and len(stamps) != len(batch.values)
+    ):
+        raise LogError(
+            f"batch for {place} has {len(batch.values)} values but {len(batch.keys)} keys"
+            f"{'' if stamps is None else f' and {len(stamps)} timestamps'}; all need one length"
+        )
+
+
+def fill(builder: Any, batch: OutBatch) -> bool:
+    """Append all records to aiokafka's `DefaultRecordBatchBuilder`; False when it is full."""
+    append = builder.append
+    stamps: list[int | None] = [None] * len(batch.values)
+    if batch.timestamps_ms is not None:
+        stamps = batch.timestamps_ms.tolist()
+    none: list[tuple[str, bytes]] = []
+    headers = list(batch.headers)
+    for index, (stamp, key, value) in enumerate(zip(stamps, batch.keys, batch.values, strict=True)):
+        if append(index, stamp, key, value, headers) is None:
+            return False
+        headers = none
+    return True
+
+
+class Producer(AiokafkaProducer):
+    """Faust's producer, idempotent, plus `send_batch`.
+
+    Guarantee: per partition, batches are appended in the order `send_batch` was called, each whole
+    and once, also when the broker fails and comes back. Plain `send` goes on working beside it.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._locks: defaultdict[TP, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._sending: set[asyncio.Task[int]] = set()
+
+    @property
+    def _kafka(self) -> Kafka:
+        return registry(self.app).kafka
+
+    def _settings_default(self) -> dict[str, Any]:
+        kafka = self._kafka
+        return {
+            **super()._settings_default(),
+            "acks": "all",
+            "enable_idempotence": True,
+            "compression_type": None if kafka.compression == "none" else kafka.compression,
+            "linger_ms": kafka.linger_ms,
+            "max_batch_size": kafka.max_batch_bytes,
+            "max_request_size": kafka.max_message_bytes,
+            "request_timeout_ms": int(kafka.request_timeout_s * 1000),
+        }
+
+    def _settings_auth(self) -> dict[str, Any]:
+        return aiokafka_options(self._kafka)
+
+    def send_batch(self, batch: OutBatch) -> Awaitable[int]:
+        """Append `batch` to its partition as one record batch; the result is its base offset.
+
+        It is encoded before this returns, so the caller may reuse its lists. The base offset is
+        -1 in the rare case that a retry was recognised by the broker but its place forgotten.
+        Raises `LogError` at once for a batch that does not fit, and from the awaitable when the
+        log refuses it.
+        """
+        check_batch(batch)
+        builder = self._ensure_producer().create_batch()
+        fits = fill(builder._builder, batch)
+        builder._relative_offset = len(batch.values)
+        builder.close()  # nothing else may join it
+        limit = self._kafka.max_batch_bytes
+        if not fits or builder.size() > limit:
+            raise LogError(
+                f"a batch of {len(batch.values)} records for {batch.topic}[{batch.partition}] is "
+                f"larger than {limit} bytes; send fewer records at once, or raise "
+                "K2_KAFKA_MAX_BATCH_BYTES",
+                topic=batch.topic,
+                partition=batch.partition,
+                records=len(batch.values),
+                limit=limit,
+            )
+        task = asyncio.ensure_future(self._deliver(TP(batch.topic, batch.partition), builder))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+        return task
+
+    async def _deliver(self, tp: TP, builder: Any) -> int:
+        try:
+            # The lock is fair and tasks start in the order they were made, so batches queue up in
+            # the order of calls; aiokafka alone lets a later one slip into a slot just freed.
+            async with self._locks[tp]:
+                future = await self._enqueue(tp, builder)
+            metadata = await future
+        except KafkaError as exc:
+            raise LogError(
+                f"{tp.topic}[{tp.partition}] did not take a batch: {exc!r}",
+                topic=tp.topic,
+                partition=tp.partition,
+            ) from exc
+        return -1 if metadata is None else int(metadata.offset)
+
+    async def _enqueue(self, tp: TP, builder: Any) -> Awaitable[Any]:
+        producer = self._ensure_producer()
+        partitions = await producer.partitions_for(tp.topic)
+        if tp.partition not in partitions:
+            raise LogError(
+                f"topic {tp.topic!r} has no partition {tp.partition}; it has {len(partitions)}",
+                topic=tp.topic,
+                partition=tp.partition,
+            )
+        while True:
+            try:
+                return await producer.send_batch(  # type: ignore[no-any-return]
+                    builder, tp.topic, partition=tp.partition
+                )
+            except KafkaTimeoutError:
+                # The slot before this one is still being retried; giving up would let later
+                # batches overtake. An idempotent batch never expires either.
+                continue
+
+    async def flush(self) -> None:
+        """Wait until everything sent so far is in the log or has failed."""
+        if self._sending:
+            await asyncio.wait(list(self._sending))
+        await super().flush()
+
+    async def on_stop(self) -> None:
+        if self._sending:
+            # Bounded: with the log out of reach an idempotent batch would be retried for ever.
+            await asyncio.wait(list(self._sending), timeout=self._kafka.request_timeout_s)
+        await super().on_stop()
