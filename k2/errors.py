@@ -32,6 +32,24 @@ class SchemaError(K2Error):
     code = "schema"
 
 
+class SchemaNotFoundError(SchemaError):
+    """The registry has no such schema or subject."""
+
+    code = "schema_not_found"
+
+
+class SchemaIncompatibleError(SchemaError):
+    """The registry refuses a schema that cannot read what was written before it."""
+
+    code = "schema_incompatible"
+
+
+class RegistryUnavailableError(SchemaError):
+    """The schema registry cannot be asked; nothing is known about the schema."""
+
+    code = "registry_unavailable"
+
+
 class DecodeError(K2Error):
     """Bytes from the log are not a record of the schema they claim."""
 

@@ -1,0 +1,106 @@
+"""A Confluent-compatible schema registry, through confluent-kafka's client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import structlog
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+from confluent_kafka.schema_registry.error import SchemaRegistryError
+
+from k2.codec.registry import COMPATIBILITY, Registered
+from k2.errors import (
+    RegistryUnavailableError,
+    SchemaError,
+    SchemaIncompatibleError,
+    SchemaNotFoundError,
+)
+
+log = structlog.get_logger(__name__)
+
+_CONFLICT: Final = 409
+_NOT_FOUND: Final = 404
+_UNPROCESSABLE: Final = 422
+
+
+class HttpRegistry:
+    """`SchemaRegistry` over HTTP. The client retries; calls block, so run them in threads.
+
+    `url`: one address or several, comma separated; with user and password in it for basic
+    authentication. `timeout_s`: per request.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float = 10.0, retries: int = 3) -> None:
+        self._url = url
+        self._client = SchemaRegistryClient(
+            {"url": url, "timeout": timeout_s, "max.retries": retries}
+        )
+        self._guarded: set[str] = set()
+
+    def register(self, subject: str, schema_text: str) -> int:
+        with self._asking(subject):
+            if subject not in self._guarded:
+                # Before the first schema: a server's default may be NONE, and an incompatible
+                # version once let in stays.
+                self._client.set_compatibility(subject_name=subject, level=COMPATIBILITY)
+                self._guarded.add(subject)
+            schema_id = int(self._client.register_schema(subject, Schema(schema_text, "AVRO")))
+        log.info("schema registered", subject=subject, id=schema_id, registry=self._url)
+        return schema_id
+
+    def schema(self, schema_id: int) -> str:
+        with self._asking(f"id {schema_id}"):
+            return str(self._client.get_schema(schema_id).schema_str)
+
+    def latest(self, subject: str) -> Registered:
+        with self._asking(subject):
+            # The client remembers the latest version for ever otherwise.
+            self._client.clear_latest_caches()
+            found = self._client.get_latest_version(subject)
+        return Registered(subject, found.version, found.schema_id, found.schema.schema_str)
+
+    def check_compatible(self, subject: str, schema_text: str) -> list[str]:
+        with self._asking(subject):
+            try:
+                fits = self._client.test_compatibility(subject, Schema(schema_text, "AVRO"))
+            except SchemaRegistryError as exc:
+                if exc.http_status_code == _NOT_FOUND:
+                    return []
+                raise
+        return [] if fits else [f"registry {self._url} answers: not {COMPATIBILITY} compatible"]
+
+    @contextmanager
+    def _asking(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except SchemaRegistryError as exc:
+            raise _translated(exc, what, self._url) from exc
+        except (OSError, ValueError) as exc:
+            raise self._unavailable(exc) from exc
+        except Exception as exc:
+            # httpx errors: the client does not translate them.
+            if type(exc).__module__.split(".")[0] not in ("httpx", "httpcore"):
+                raise
+            raise self._unavailable(exc) from exc
+
+    def _unavailable(self, exc: Exception) -> RegistryUnavailableError:
+        return RegistryUnavailableError(
+            f"schema registry {self._url} cannot be asked: {exc}; check "
+            "K2_KAFKA_SCHEMA_REGISTRY_URL and that the server is up",
+            url=self._url,
+        )
+
+
+def _translated(exc: Any, what: str, url: str) -> SchemaError:
+    """K2's error for the registry's answer, with the registry's own words."""
+    said = f"schema registry {url} on {what}: {exc.error_message} (code {exc.error_code})"
+    facts = {"status": exc.http_status_code, "error_code": exc.error_code}
+    if exc.http_status_code == _CONFLICT:
+        return SchemaIncompatibleError(f"{said}; the schema must be {COMPATIBILITY} compatible")
+    if exc.http_status_code == _NOT_FOUND:
+        return SchemaNotFoundError(said, **facts)
+    if exc.http_status_code == _UNPROCESSABLE:
+        return SchemaError(said, **facts)
+    return RegistryUnavailableError(said, **facts)
