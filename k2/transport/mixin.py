@@ -18,6 +18,7 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
+import faust.streams
 import structlog
 from faust.transport.consumer import Consumer
 from faust.types import TP, ConsumerMessage
@@ -31,6 +32,10 @@ from k2.transport.positions import check_position
 from k2.transport.registry import registry
 
 log = structlog.get_logger(__name__)
+
+# Faust's compiled stream iterator writes acks into the consumer's lists without calling `ack`, so
+# batches read with a plain `async for` would never be committed. The one in Python calls it.
+faust.streams._CStreamIterator = None
 
 
 class RawBatch(Protocol):
