@@ -1,1 +1,1 @@
-""""""
+"""The permanent store: Apache Iceberg tables."""

@@ -1,0 +1,268 @@
+"""Write rows as the data files of one commit: partitioned, sorted, with bounds, quickly.
+
+PyIceberg's own partitioned append needs 64 ms for 1,000 rows in 16 partitions and does not sort.
+Here one sort puts the rows of all partitions in order, so that every file is a slice.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import date, timedelta
+from functools import lru_cache
+from typing import Any
+
+import mmh3
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyiceberg.conversions import to_bytes
+from pyiceberg.io import FileIO
+from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+from pyiceberg.table.locations import load_location_provider
+from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.typedef import Record
+from pyiceberg.types import PrimitiveType
+
+from k2.errors import LakeError
+from k2.lake.tables import BUCKETS, TableDef
+
+_US_PER_DAY = 86_400_000_000
+_EPOCH_DAY = date(1970, 1, 1)
+#: Columns with few values, where a dictionary pays; elsewhere it only costs time and bytes.
+_DICTIONARY = frozenset(
+    ("symbol", "exchange", "asset_class", "currency", "side", "log_epoch", "log_topic", "data_type",
+     "event", "how")
+)  # fmt: skip
+_DELTA = {
+    "timestamp": "DELTA_BINARY_PACKED",
+    "detected_at": "DELTA_BINARY_PACKED",
+    "receive_timestamp": "DELTA_BINARY_PACKED",
+    "ingestion_timestamp": "DELTA_BINARY_PACKED",
+    "source_sequence": "DELTA_BINARY_PACKED",
+    "platform_sequence": "DELTA_BINARY_PACKED",
+    "message_id": "DELTA_BYTE_ARRAY",
+    "trade_id": "DELTA_BYTE_ARRAY",
+    "quote_id": "DELTA_BYTE_ARRAY",
+}
+
+_Ints = npt.NDArray[np.int64]
+
+
+@lru_cache(maxsize=65_536)
+def symbol_bucket(symbol: str) -> int:
+    """Iceberg's bucket[16] of a symbol: murmur3 of its UTF-8 bytes, sign bit off."""
+    return int((mmh3.hash(symbol) & 0x7FFF_FFFF) % BUCKETS)
+
+
+def day_of(timestamp_us: int) -> int:
+    """Days since 1970 UTC."""
+    return timestamp_us // _US_PER_DAY
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranked:
+    """A column as int64 that sorts like its values; `value` turns a rank back."""
+
+    ranks: _Ints
+    value: Callable[[int], Any]
+
+
+def write_files(
+    table: TableDef,
+    metadata: TableMetadata,
+    io: FileIO,
+    rows: pa.Table,
+    executor: Executor | None = None,
+) -> list[DataFile]:
+    """Write `rows` (columns of `table.arrow_schema`) as one file per (day, bucket).
+
+    Returns what the manifest needs. On a failure the files already written are deleted and the
+    error (`OSError`, `ArrowException`) is passed on. Raises `LakeError` on rows of another shape.
+    """
+    if rows.num_rows == 0:
+        return []
+    ordered = _conform(table, rows)
+    days, buckets, columns = _keys(table, ordered)
+    order, starts = _partitions(days, buckets, [columns[name].ranks for name in table.sort_columns])
+    ordered = ordered.take(pa.array(order)).combine_chunks()
+    stops = np.append(starts[1:], len(order))
+    bounds = _bounds(table, {name: columns[name] for name in table.bounded}, order, starts)
+    locations = load_location_provider(metadata.location, metadata.properties)
+    commit = uuid.uuid4()
+    options = _parquet_options(table, metadata)
+    jobs = []
+    for index, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        day, bucket = int(days[order[start]]), int(buckets[order[start]])
+        name = f"{table.time_column}_day={_EPOCH_DAY + timedelta(days=day)}/symbol_bucket={bucket}"
+        location = locations.new_data_location(f"{name}/{commit}-{index:05d}.parquet")
+        slice_ = ordered.slice(int(start), int(stop - start))
+        jobs.append(_Job(location, slice_, Record(day, bucket), *bounds[index]))
+    return _write_all(jobs, metadata, io, options, executor)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    location: str
+    rows: pa.Table
+    partition: Record
+    lower: dict[int, bytes]
+    upper: dict[int, bytes]
+
+    def write(self, metadata: TableMetadata, io: FileIO, options: dict[str, Any]) -> DataFile:
+        # Through memory: one write call per file, whatever the store behind the FileIO.
+        buffer = pa.BufferOutputStream()
+        pq.write_table(self.rows, buffer, **options)
+        content = buffer.getvalue()
+        with io.new_output(self.location).create(overwrite=True) as stream:
+            stream.write(content)
+        counts = dict.fromkeys(self.lower, self.rows.num_rows)
+        return DataFile.from_args(
+            content=DataFileContent.DATA,
+            file_path=self.location,
+            file_format=FileFormat.PARQUET,
+            partition=self.partition,
+            record_count=self.rows.num_rows,
+            file_size_in_bytes=content.size,
+            column_sizes=None,
+            value_counts=counts,
+            null_value_counts=dict.fromkeys(self.lower, 0),
+            nan_value_counts=None,
+            lower_bounds=self.lower,
+            upper_bounds=self.upper,
+            key_metadata=None,
+            split_offsets=None,
+            equality_ids=None,
+            sort_order_id=metadata.default_sort_order_id,
+            spec_id=metadata.default_spec_id,
+        )
+
+
+def _write_all(
+    jobs: Sequence[_Job],
+    metadata: TableMetadata,
+    io: FileIO,
+    options: dict[str, Any],
+    executor: Executor | None,
+) -> list[DataFile]:
+    try:
+        if executor is None:
+            return [job.write(metadata, io, options) for job in jobs]
+        futures = [executor.submit(job.write, metadata, io, options) for job in jobs]
+        # All must have ended before any is deleted, else a late one would stay behind.
+        errors = [error for future in futures if (error := future.exception()) is not None]
+        if errors:
+            raise errors[0]
+        return [future.result() for future in futures]
+    except (OSError, pa.ArrowException):
+        delete_files(io, [job.location for job in jobs])
+        raise
+
+
+def delete_files(io: FileIO, locations: Sequence[str]) -> list[str]:
+    """Delete what is there; returns the locations that could not be deleted."""
+    left = []
+    for location in locations:
+        try:
+            io.delete(location)
+        except FileNotFoundError:
+            continue
+        except (OSError, pa.ArrowException):
+            left.append(location)
+    return left
+
+
+def _conform(table: TableDef, rows: pa.Table) -> pa.Table:
+    wanted = table.arrow_schema
+    try:
+        chosen = rows.select(wanted.names)
+        if chosen.schema.equals(wanted, check_metadata=True):
+            return chosen
+        cast = chosen.cast(pa.schema([f.with_nullable(True) for f in wanted]))
+    except (KeyError, pa.ArrowException) as exc:
+        raise LakeError(
+            f"rows for {table} do not have its columns: {exc}; they must match "
+            "TableDef.arrow_schema",
+            table=str(table),
+        ) from exc
+    for field in wanted:
+        if not field.nullable and cast[field.name].null_count:
+            raise LakeError(
+                f"rows for {table} have {cast[field.name].null_count} nulls in the required column "
+                f"{field.name!r}",
+                table=str(table),
+                column=field.name,
+            )
+    return pa.Table.from_arrays(cast.columns, schema=wanted)
+
+
+def _keys(table: TableDef, rows: pa.Table) -> tuple[_Ints, _Ints, dict[str, _Ranked]]:
+    """Day and bucket of every row, and the columns that are sorted or bounded, as ranks."""
+    names = dict.fromkeys((*table.sort_columns, *table.bounded))
+    columns = {name: _rank(rows[name]) for name in names}
+    times = columns[table.time_column].ranks
+    days = np.floor_divide(times, _US_PER_DAY)
+    symbols = columns["symbol"]
+    top = int(symbols.ranks.max()) + 1
+    by_rank = np.array([symbol_bucket(symbols.value(rank)) for rank in range(top)], np.int64)
+    return days, by_rank[symbols.ranks], columns
+
+
+def _rank(column: pa.ChunkedArray) -> _Ranked:
+    if pa.types.is_string(column.type):
+        encoded = column.dictionary_encode().combine_chunks()
+        if isinstance(encoded, pa.ChunkedArray):
+            encoded = encoded.chunk(0)
+        values = encoded.dictionary.to_pylist()
+        # Code point order is UTF-8 byte order, which is how Iceberg compares strings.
+        ordered = sorted(range(len(values)), key=values.__getitem__)
+        rank_of = np.empty(len(values), np.int64)
+        rank_of[ordered] = np.arange(len(values))
+        by_rank = [values[index] for index in ordered]
+        return _Ranked(rank_of[encoded.indices.to_numpy(zero_copy_only=False)], by_rank.__getitem__)
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.int64())
+    return _Ranked(column.to_numpy().astype(np.int64, copy=False), int)
+
+
+def _partitions(days: _Ints, buckets: _Ints, keys: list[_Ints]) -> tuple[_Ints, _Ints]:
+    """Row order by (day, bucket, symbol, time, sequence), and where each partition starts."""
+    groups = (days - days.min()) * BUCKETS + buckets
+    order = np.lexsort((*reversed(keys), groups))
+    changes = np.flatnonzero(np.diff(groups[order])) + 1
+    return order.astype(np.int64), np.concatenate(([0], changes)).astype(np.int64)
+
+
+def _bounds(
+    table: TableDef, columns: dict[str, _Ranked], order: _Ints, starts: _Ints
+) -> list[tuple[dict[int, bytes], dict[int, bytes]]]:
+    """Lower and upper bounds per partition, by field id, in Iceberg's binary form."""
+    result: list[tuple[dict[int, bytes], dict[int, bytes]]] = [({}, {}) for _ in starts]
+    for name, column in columns.items():
+        field = table.schema.find_field(name)
+        kind = field.field_type
+        assert isinstance(kind, PrimitiveType)
+        ranks = column.ranks[order]
+        lows = np.minimum.reduceat(ranks, starts).tolist()
+        highs = np.maximum.reduceat(ranks, starts).tolist()
+        for (lower, upper), low, high in zip(result, lows, highs, strict=True):
+            lower[field.field_id] = to_bytes(kind, column.value(low))
+            upper[field.field_id] = to_bytes(kind, column.value(high))
+    return result
+
+
+def _parquet_options(table: TableDef, metadata: TableMetadata) -> dict[str, Any]:
+    codec = metadata.properties.get("write.parquet.compression-codec", "zstd")
+    names = [name for name, _, _ in table.columns]
+    return {
+        "compression": "none" if codec == "uncompressed" else codec,
+        "use_dictionary": [name for name in names if name in _DICTIONARY],
+        "column_encoding": {name: _DELTA[name] for name in names if name in _DELTA},
+        "write_statistics": list(table.bounded),
+        "row_group_size": int(metadata.properties.get("write.parquet.row-group-limit", "131072")),
+        # The Arrow schema as text in every footer would be larger than a small file's data.
+        "store_schema": False,
+    }

@@ -1,0 +1,182 @@
+"""What the lake already knows: the ids stored by earlier incarnations of a log.
+
+On a new epoch continuity starts from these, so that a capture replayed into the same lake adds
+nothing. Rows of the epoch itself are left out: its own checkpoint knows them better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyiceberg.table import StaticTable
+
+from k2.errors import LakeError
+from k2.lake.reader import LakeFile, LakeReader, Pinned
+from k2.lake.tables import QUOTES, TRADES
+
+_Ints = npt.NDArray[np.int64]
+_ID_COLUMNS = {TRADES.name: "trade_id", QUOTES.name: "quote_id"}
+_READ = ("symbol", "exchange", "log_epoch", "timestamp")
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """One symbol's stored ids: inclusive islands, rising and apart, and the highest id.
+
+    `starts`, `ends`: int64 of equal length. `last_timestamp_us`: exchange time of `last_id`'s row,
+    the latest where an id occurs more than once.
+    """
+
+    starts: _Ints
+    ends: _Ints
+    last_id: int
+    last_timestamp_us: int
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+class LakeSeeds:
+    """Reads seeds out of a pinned snapshot; blocking, so call it in a thread."""
+
+    def __init__(self, reader: LakeReader, pinned: Pinned) -> None:
+        if pinned.table.name not in _ID_COLUMNS:
+            raise LakeError(f"table {pinned.table} has no exchange ids; allowed: trades, quotes")
+        self._reader = reader
+        self._pinned = pinned
+        self._id_column = _ID_COLUMNS[pinned.table.name]
+
+    def seed_intervals(
+        self, exchange: str, symbols: Iterable[str], exclude_epoch: str, start_us: int | None = None
+    ) -> dict[str, Seed]:
+        """Ids stored by epochs other than `exclude_epoch`, per symbol; absent when there are none.
+
+        Integer ids only: other ids have no order. `start_us` bounds how far back rows are read.
+        Raises `LakeError` when a file of the snapshot cannot be read.
+        """
+        wanted = set(symbols)
+        parts: dict[str, list[Seed]] = {}
+        files = [
+            file
+            for file in self._reader.files_for(self._pinned, wanted, start_us)
+            if not _only(file.epochs, exclude_epoch) and _within(file.exchanges, exchange)
+        ]
+        columns = [*_READ, self._id_column]
+        for rows in self._rows(files, columns, wanted, exchange, exclude_epoch):
+            for symbol, ids, times in _by_symbol(rows, self._id_column):
+                parts.setdefault(symbol, []).append(_islands(ids, ids, times))
+        return {symbol: _merged(seeds) for symbol, seeds in sorted(parts.items())}
+
+    def has_other_epochs(self, epoch: str, topic: str) -> bool:
+        """True when the table has rows of the log `topic` from another incarnation of it."""
+        for file in self._reader.files(self._pinned):
+            if _only(file.epochs, epoch) or not _within(file.topics, topic):
+                continue
+            if _only(file.topics, topic):
+                # Bounds are values that occur, and one of them is not this epoch.
+                return True
+            table = self._read(file, ["log_epoch", "log_topic"])
+            match = pc.and_(
+                pc.equal(table["log_topic"], topic), pc.not_equal(table["log_epoch"], epoch)
+            )
+            if pc.any(match).as_py():
+                return True
+        return False
+
+    def _rows(
+        self,
+        files: list[LakeFile],
+        columns: list[str],
+        symbols: set[str],
+        exchange: str,
+        exclude_epoch: str,
+    ) -> Iterator[pa.Table]:
+        chosen = pa.array(sorted(symbols), pa.string())
+        if self._reader.has_deletes(self._pinned):
+            tables: Iterator[pa.Table] = iter([self._scan(columns)])
+        else:
+            tables = (self._read(file, columns) for file in files)
+        for table in tables:
+            match = pc.and_(
+                pc.is_in(table["symbol"], value_set=chosen),
+                pc.and_(
+                    pc.equal(table["exchange"], exchange),
+                    pc.not_equal(table["log_epoch"], exclude_epoch),
+                ),
+            )
+            yield table.filter(match)
+
+    def _read(self, file: LakeFile, columns: list[str]) -> pa.Table:
+        try:
+            with self._pinned.io.new_input(file.path).open() as stream:
+                return pq.read_table(stream, columns=columns, use_threads=False)
+        except (OSError, pa.ArrowException) as exc:
+            raise LakeError(
+                f"data file {file.path} of {self._pinned.table} cannot be read: {exc}; restore it "
+                "or roll the table back to a snapshot without it",
+                path=file.path,
+            ) from exc
+
+    def _scan(self, columns: list[str]) -> pa.Table:
+        """All rows through PyIceberg, which applies delete files; K2 itself never writes any."""
+        table = StaticTable.from_metadata(
+            self._pinned.metadata_location, self._pinned.io.properties
+        )
+        scan = table.scan(selected_fields=tuple(columns), snapshot_id=self._pinned.snapshot_id)
+        found = scan.to_arrow()
+        return found.cast(
+            pa.schema([self._pinned.table.arrow_schema.field(name) for name in found.column_names])
+        )
+
+
+def _only(bounds: tuple[str, str] | None, value: str) -> bool:
+    return bounds == (value, value)
+
+
+def _within(bounds: tuple[str, str] | None, value: str) -> bool:
+    return bounds is None or bounds[0] <= value <= bounds[1]
+
+
+def _by_symbol(rows: pa.Table, id_column: str) -> Iterator[tuple[str, _Ints, _Ints]]:
+    """(symbol, ids, times in µs) of the rows whose id is an integer."""
+    digits = pc.match_substring_regex(rows[id_column], r"^[0-9]{1,18}$")
+    rows = rows.filter(digits)
+    if rows.num_rows == 0:
+        return
+    encoded = rows["symbol"].combine_chunks().dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    codes = encoded.indices.to_numpy(zero_copy_only=False)
+    ids = rows[id_column].cast(pa.int64()).to_numpy()
+    times = rows["timestamp"].cast(pa.int64()).to_numpy()
+    for code, symbol in enumerate(encoded.dictionary.to_pylist()):
+        mine = codes == code
+        yield symbol, ids[mine], times[mine]
+
+
+def _islands(starts: _Ints, ends: _Ints, times: _Ints) -> Seed:
+    """Union of inclusive ranges; `times` belong to `ends`."""
+    last_id = int(ends.max())
+    last_timestamp_us = int(times[ends == last_id].max())
+    order = np.argsort(starts, kind="stable")
+    starts, ends = starts[order], np.maximum.accumulate(ends[order])
+    # A range opens an island when it neither touches nor overlaps all before it.
+    opens = np.concatenate(([True], starts[1:] > ends[:-1] + 1))
+    closes = np.concatenate((opens[1:], [True]))
+    return Seed(starts[opens], ends[closes], last_id, last_timestamp_us)
+
+
+def _merged(seeds: list[Seed]) -> Seed:
+    starts = np.concatenate([seed.starts for seed in seeds])
+    ends = np.concatenate([seed.ends for seed in seeds])
+    # Only the last range of each part can hold the highest id, so only its time counts.
+    times = np.concatenate(
+        [np.where(seed.ends == seed.last_id, seed.last_timestamp_us, 0) for seed in seeds]
+    )
+    return _islands(starts, ends, times.astype(np.int64))
