@@ -1,9 +1,9 @@
 """BACKWARD compatibility: can data written with the old schema be read with the new one?
 
-The rules are Avro 1.11's schema resolution, applied to types instead of values. Two things that
-resolution lets pass are refused here, because the values would silently change their meaning:
-another logical type (milliseconds read as microseconds) and another decimal scale. A new schema's
-own defaults must fit their fields.
+The rules are Avro 1.11's schema resolution, applied to types instead of values. Some things that
+resolution lets pass are refused here: another logical type (milliseconds read as microseconds) and
+another decimal scale, because values would silently change their meaning; bytes read as string,
+because bytes need not be UTF-8. A new schema's own defaults must fit their fields.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ _PROMOTIONS: Final[Mapping[str, frozenset[str]]] = {
     "long": frozenset({"float", "double"}),
     "float": frozenset({"double"}),
     "string": frozenset({"bytes"}),
-    "bytes": frozenset({"string"}),
 }
 _PRIMITIVES: Final = frozenset(
     {"null", "boolean", "int", "long", "float", "double", "bytes", "string"}

@@ -80,8 +80,8 @@ class HttpRegistry:
         except (OSError, ValueError) as exc:
             raise self._unavailable(exc) from exc
         except Exception as exc:
-            # httpx errors: the client does not translate them.
-            if type(exc).__module__.split(".")[0] not in ("httpx", "httpcore"):
+            # The client lets errors of its HTTP library through (httpx or httpx2, by version).
+            if not type(exc).__module__.startswith(("httpx", "httpcore")):
                 raise
             raise self._unavailable(exc) from exc
 
