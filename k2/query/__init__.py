@@ -1,1 +1,1 @@
-""""""
+"""SQL over hot and cold rows."""

@@ -1,0 +1,126 @@
+"""The DuckDB under all queries: one in-memory database, closed before any user's SQL reaches it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from k2.errors import ConfigError
+
+#: Loaded in this order (httpfs and iceberg need avro); the wheels hold the files, so no network.
+_EXTENSIONS = ("avro", "httpfs", "iceberg")
+
+#: sum(p * q) / sum(q) in integers of 10 decimals, rounded half up to 8: decimals divided by DuckDB
+#: become floating point. The CASE keeps a zero volume from being an error.
+_VWAP = """
+CREATE MACRO vwap(price, quantity) AS (
+  CASE WHEN sum(quantity) = 0 THEN NULL ELSE
+    CAST((2 * sum(CAST(price * 10000000000 AS HUGEINT) * CAST(quantity * 10000000000 AS HUGEINT))
+          + 100 * CAST(sum(quantity) * 10000000000 AS HUGEINT))
+         // (200 * CAST(sum(quantity) * 10000000000 AS HUGEINT)) AS DECIMAL(30, 0))
+      * 0.00000001
+  END)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class S3Access:
+    """How DuckDB reaches a warehouse on S3. `endpoint`: `http(s)://host:port`."""
+
+    endpoint: str
+    key_id: str
+    secret: str
+    region: str
+
+
+def open_database(
+    *,
+    memory_limit_mb: int,
+    threads: int,
+    locations: Iterable[str],
+    s3: S3Access | None = None,
+    iceberg: bool = True,
+) -> duckdb.DuckDBPyConnection:
+    """A database that can read files below `locations` and nothing else, its settings locked.
+
+    `locations`: directories or `s3://bucket/prefix` of the lake. `iceberg`: load what
+    `iceberg_scan` needs for snapshots with delete files (0.35 s; the settings are locked, so it
+    cannot be done later). Temporary tables and spilling to disk are
+    off: a query over the memory limit fails instead of filling the disk.
+    """
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "python_enable_replacements": "false",
+            "allow_community_extensions": "false",
+            "memory_limit": f"{memory_limit_mb}MB",
+            "threads": str(threads),
+            "temp_directory": "",
+            "preserve_insertion_order": "true",
+        },
+    )
+    connection.execute("SET GLOBAL TimeZone = 'UTC'")
+    # Data files never change: footers and blocks read once need no second look.
+    connection.execute("SET GLOBAL parquet_metadata_cache = true")
+    connection.execute("SET GLOBAL validate_external_file_cache = 'NO_VALIDATION'")
+    if s3 is not None or iceberg:
+        load_extensions(connection)
+    if s3 is not None:
+        _create_secret(connection, s3)
+    connection.execute(_VWAP)
+    places = [_directory(location) for location in locations]
+    connection.execute(f"SET allowed_directories = [{', '.join(quote(p) for p in places)}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def load_extensions(connection: duckdb.DuckDBPyConnection) -> None:
+    """Load the extension wheels. Raises `ConfigError` when one is missing or of another version."""
+    for name in _EXTENSIONS:
+        try:
+            module = importlib.import_module(f"duckdb_extension_{name}")
+        except ImportError as exc:
+            raise ConfigError(
+                f"the package duckdb-extension-{name} is not installed; install it in the version "
+                f"of duckdb, {duckdb.__version__}"
+            ) from exc
+        path = Path(str(module.__file__)).parent / "extensions" / f"v{duckdb.__version__}"
+        file = path / f"{name}.duckdb_extension"
+        if not file.exists():
+            raise ConfigError(
+                f"duckdb-extension-{name} holds no extension for duckdb {duckdb.__version__}; "
+                "both must have the same version"
+            )
+        connection.execute(f"LOAD {quote(str(file))}")
+
+
+def quote(text: str) -> str:
+    """A SQL string literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def local_path(location: str) -> str:
+    """DuckDB's spelling of a file of the lake: plain paths instead of `file://`."""
+    if location.startswith("file:"):
+        return "/" + location.removeprefix("file:").lstrip("/")
+    return location.replace("s3a://", "s3://", 1) if location.startswith("s3a://") else location
+
+
+def _directory(location: str) -> str:
+    return local_path(location).rstrip("/") + "/"
+
+
+def _create_secret(connection: duckdb.DuckDBPyConnection, s3: S3Access) -> None:
+    scheme, _, host = s3.endpoint.rpartition("://")
+    connection.execute(
+        f"CREATE SECRET lake (TYPE s3, KEY_ID {quote(s3.key_id)}, SECRET {quote(s3.secret)}, "
+        f"REGION {quote(s3.region)}, ENDPOINT {quote(host)}, URL_STYLE 'path', "
+        f"USE_SSL {'true' if scheme == 'https' else 'false'})"
+    )

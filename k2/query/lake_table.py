@@ -1,0 +1,116 @@
+"""One table of the lake for queries: its newest snapshots, planned ahead, swapped as a whole.
+
+Some older snapshots are kept as well. The tail holds rows long after the lake has them, so a query
+may pin a snapshot of minutes ago and take the rest from memory: the small files of the last commits
+are then not opened at all. The one with the fewest files is the cheapest; after a compaction that is the
+compacted one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+import structlog
+from pyiceberg.table.snapshots import Operation
+
+from k2.clock import Clock
+from k2.errors import LakeError
+from k2.lake.history import ancestors
+from k2.lake.reader import LakeReader, Pinned
+from k2.lake.tables import TableDef
+from k2.lake.vector import Vector
+from k2.query.cold import ColdSnapshot
+
+#: Operations after which an older snapshot plus the tail is still the same table. A replace
+#: (compaction) keeps the rows.
+_HARMLESS = (Operation.APPEND, Operation.REPLACE)
+
+log = structlog.get_logger(__name__)
+
+
+class PinnedTable:
+    """Thread-safe. `keep_s`: age up to which older snapshots are kept, as the tail keeps rows."""
+
+    def __init__(self, reader: LakeReader, table: TableDef, clock: Clock, *, keep_s: float) -> None:
+        self._reader = reader
+        self._table = table
+        self._clock = clock
+        self._keep_s = keep_s
+        self._lock = threading.Lock()
+        self._kept: tuple[ColdSnapshot, ...] = ()
+
+    def snapshots(self) -> Sequence[ColdSnapshot]:
+        """The newest first. Raises `LakeError` before the first `refresh`."""
+        if not self._kept:
+            raise LakeError(
+                f"table {self._table} has not been read yet; the catalog may not answer",
+                table=str(self._table),
+            )
+        return self._kept
+
+    def vector(self) -> Vector:
+        """Of the newest snapshot; empty before the first `refresh`."""
+        kept = self._kept
+        return kept[0].vector if kept else Vector.empty()
+
+    def refresh(self) -> None:
+        """Look for a newer snapshot (blocking). Raises `LakeError` when the lake cannot say."""
+        with self._lock:
+            pinned = self._reader.current(self._table)
+            if self._kept and self._kept[0].snapshot_id == pinned.snapshot_id:
+                return
+            now_s = self._clock.monotonic_s()
+            deletes = self._reader.has_deletes(pinned)
+            newest = ColdSnapshot(
+                snapshot_id=pinned.snapshot_id,
+                vector=pinned.vector,
+                columns=self._table.arrow_schema,
+                files=self._reader.files(pinned),
+                metadata_location=pinned.metadata_location if deletes else None,
+                pinned_s=now_s,
+            )
+            # Where rows were taken out, older snapshots would show them again.
+            grown = not deletes and self._kept and only_grew(pinned, self._kept[0].snapshot_id)
+            older = thinned(self._kept, now_s, self._keep_s) if grown else ()
+            self._kept = (newest, *older)
+
+
+def only_grew(pinned: Pinned, since: int | None) -> bool:
+    """True when every snapshot after `since` only added rows or rearranged them."""
+    for snapshot in ancestors(pinned.metadata, pinned.snapshot):
+        if snapshot.snapshot_id == since:
+            return True
+        if snapshot.summary is None or snapshot.summary.operation not in _HARMLESS:
+            return False
+    return since is None
+
+
+def thinned(
+    snapshots: Sequence[ColdSnapshot], now_s: float, keep_s: float
+) -> tuple[ColdSnapshot, ...]:
+    """Those to keep of `snapshots` (newest first): ages about doubling, none above `keep_s`."""
+    kept: list[ColdSnapshot] = []
+    last_s = 0.0
+    for index, snapshot in enumerate(snapshots):
+        age_s = now_s - snapshot.pinned_s
+        if age_s > keep_s:
+            break
+        older_s = now_s - snapshots[index + 1].pinned_s if index + 1 < len(snapshots) else keep_s
+        # Kept when leaving it out would open a gap of more than twice the age before it.
+        if not kept or min(older_s, keep_s) > 2 * last_s + 1.0:
+            kept.append(snapshot)
+            last_s = age_s
+    return tuple(kept)
+
+
+async def keep_fresh(tables: Sequence[PinnedTable], clock: Clock, *, every_s: float) -> None:
+    """Refresh all tables for ever. A lake that does not answer leaves the last good snapshots."""
+    while True:
+        for table in tables:
+            try:
+                await asyncio.to_thread(table.refresh)
+            except LakeError as exc:
+                log.warning("lake_refresh_failed", error=exc.message, **exc.details)
+        await clock.sleep(every_s)

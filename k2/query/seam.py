@@ -1,0 +1,79 @@
+"""The seam: which snapshot a query reads, and which hot rows go with it.
+
+Cold is one pinned snapshot; hot is what the tail holds above that snapshot's vector. Because both
+come from the same picture (`TailView`) and the same vector, the union has no hole and no double,
+whatever is produced, committed or trimmed meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import pyarrow as pa
+
+from k2.lake.vector import Vector
+from k2.query.tail import TailView
+
+
+class Snapshot(Protocol):
+    """What the seam needs of a snapshot of the lake."""
+
+    @property
+    def snapshot_id(self) -> int | None: ...
+
+    @property
+    def vector(self) -> Vector: ...
+
+    @property
+    def cost(self) -> int:
+        """What reading it costs, beside others of its table."""
+
+
+S = TypeVar("S", bound=Snapshot)
+
+
+@dataclass(frozen=True, slots=True)
+class Pin(Generic[S]):
+    """One table of one answer. `partial`: rows between lake and tail are missing for now."""
+
+    snapshot: S
+    view: TailView
+    partial: bool
+
+    def hot(self) -> pa.Table:
+        """The hot rows: those above the snapshot's vector."""
+        return self.view.rows_above(self.snapshot.vector)
+
+    def as_of(self) -> dict[str, Any]:
+        """What names the rows this answer could see."""
+        vector = self.snapshot.vector
+        return {
+            "snapshot_id": None
+            if self.snapshot.snapshot_id is None
+            # 64-bit ids do not survive JSON readers with floating-point numbers.
+            else str(self.snapshot.snapshot_id),
+            "vector": self.view.digest(vector),
+            "hot_rows": self.view.count_above(vector),
+        }
+
+
+def pin(candidates: Sequence[S], view: TailView, *, max_hot_rows: int | None = None) -> Pin[S]:
+    """Pin the cheapest of `candidates` (newest first) that makes a whole table with the tail.
+
+    An older snapshot will do when the tail has everything that came since. `max_hot_rows`: pass
+    over those that leave more rows to the tail. When the tail does not even reach the newest (it
+    dropped rows the lake does not have yet), that is pinned all the same and the answer is partial.
+    """
+    newest = candidates[0]
+    if not view.covers(newest.vector):
+        return Pin(newest, view, partial=True)
+    for candidate in sorted(candidates, key=lambda one: one.cost):
+        if (
+            view.covers(candidate.vector)
+            and view.spans(candidate.vector, newest.vector)
+            and (max_hot_rows is None or view.count_above(candidate.vector) <= max_hot_rows)
+        ):
+            return Pin(candidate, view, partial=False)
+    return Pin(newest, view, partial=False)
