@@ -1,1 +1,1 @@
-""""""
+"""The embedded log: a Kafka log without the broker."""
