@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyruhvro
 
 from k2.codec import wire
-from k2.codec.sizes import row_sizes
+from k2.codec.sizes import non_ascii_rows, row_sizes
 from k2.codec.types import arrow_schema, is_fast, name_of, null_branch
 from k2.errors import SchemaError
 
@@ -36,7 +36,7 @@ class Malformed(Exception):
 
 def _suspects(rows: Any, detail: str) -> Malformed:
     signal = Malformed(detail)
-    signal.rows = [int(row) for row in rows]
+    signal.rows = [int(row) for row in rows] or None
     return signal
 
 
@@ -60,7 +60,7 @@ class FastEngine:
             return pa.RecordBatch.from_arrays(
                 [pa.array([], type_) for type_ in self.schema.types], schema=self.schema
             )
-        whole = self._deserialize(values)
+        whole = self.probe(values)
         wrong = wire.header_mismatches(whole, self._schema_id)
         if len(wrong):
             raise _suspects(wrong, "another header")
@@ -69,14 +69,16 @@ class FastEngine:
             # pyruhvro copies strings without looking; Parquet and DuckDB would store the damage.
             batch.validate(full=True)
         except pa.ArrowInvalid as exc:
-            raise Malformed(str(exc)) from exc
+            # It names the first only; every row with more than ASCII is worth the reference's look.
+            raise _suspects(non_ascii_rows(batch), str(exc)) from exc
         lengths = np.fromiter(map(len, values), np.int64, len(values))  # type: ignore[arg-type]
         longer = np.flatnonzero(row_sizes(self._fields, batch) + wire.HEADER.size != lengths)
         if len(longer):
             raise _suspects(longer, "not the shortest encoding")
         return batch
 
-    def _deserialize(self, values: Sequence[bytes | None]) -> pa.RecordBatch:
+    def probe(self, values: Sequence[bytes | None]) -> pa.RecordBatch:
+        """The columns as pyruhvro gives them, header first, unchecked. Raises `Malformed`."""
         try:
             return pyruhvro.deserialize_array(
                 values if isinstance(values, list) else list(values), self._text
@@ -112,13 +114,35 @@ class SlowEngine:
         self._writer = fastavro.parse_schema(_raw(json.loads(writer_text)))
         fields = json.loads(reader_text or writer_text)["fields"]
         self._avro_types = [field["type"] for field in fields]
+        # Avro's own int and dates have 32 bits, but nothing stops a writer from writing more.
+        self._checked = '"int"' in (reader_text or writer_text)
         self._reader = (
             None if reader_text is None else fastavro.parse_schema(_raw(json.loads(reader_text)))
         )
 
     def read(self, values: Sequence[bytes | None]) -> pa.RecordBatch:
         """Records of `values`, all of them or `Malformed`."""
-        return self._to_arrow([self._read_one(value) for value in values])
+        batch, _, bad = self.read_each(values)
+        if bad:
+            raise Malformed(bad[0].detail, bad[0].reason)
+        return batch
+
+    def read_each(
+        self, values: Sequence[bytes | None]
+    ) -> tuple[pa.RecordBatch, list[int], list[wire.Bad]]:
+        """(records of the good values, their rows, the others)."""
+        records, rows, bad = [], [], []
+        for row, value in enumerate(values):
+            try:
+                record = self._read_one(value)
+                if self._checked:
+                    self._to_arrow([record])
+            except Malformed as signal:
+                bad.append(wire.Bad(row, signal.reason, signal.detail))
+                continue
+            records.append(record)
+            rows.append(row)
+        return self._to_arrow(records), rows, bad
 
     def _read_one(self, value: bytes | None) -> dict[str, Any]:
         if value is None or value[: len(self._header)] != self._header:

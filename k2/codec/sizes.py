@@ -1,8 +1,8 @@
-"""How many bytes the shortest Avro encoding of each row of a batch takes.
+"""What pyruhvro does not check: how long each row's encoding is, and its text.
 
 pyruhvro stops after the last field and does not look whether bytes are left. No encoding is
-shorter than this one, so a value that is longer has trailing bytes, or an unusual writer (blocks
-with sizes, padded integers): fastavro, which says how far it read, settles which.
+shorter than the one `row_sizes` counts, so a value that is longer has trailing bytes, or an unusual
+writer (blocks with sizes, padded integers): fastavro, which says how far it read, settles which.
 """
 
 from __future__ import annotations
@@ -86,6 +86,29 @@ def offsets_of(array: pa.Array) -> npt.NDArray[np.int32]:
         return np.zeros(1, np.int32)
     raw = np.frombuffer(array.buffers()[1], np.int32, len(array) + array.offset + 1)
     return raw[array.offset :]
+
+
+def non_ascii_rows(batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
+    """Rows with a byte above 0x7f in any string, nested ones too: the only ones UTF-8 can break."""
+    return np.unique(np.concatenate([_non_ascii(column) for column in batch.columns]))
+
+
+def _non_ascii(array: pa.Array) -> npt.NDArray[np.int64]:
+    kind = array.type
+    if pa.types.is_struct(kind):
+        parts = [_non_ascii(array.field(index)) for index in range(kind.num_fields)]
+        return np.concatenate(parts)
+    if pa.types.is_string(kind):
+        raw = np.frombuffer(array.buffers()[2] or b"", np.uint8)
+        marks = np.flatnonzero(raw > 0x7F)
+    elif pa.types.is_map(kind):
+        marks = np.concatenate([_non_ascii(array.keys), _non_ascii(array.items)])
+    elif pa.types.is_list(kind):
+        marks = _non_ascii(array.values)
+    else:
+        return np.empty(0, np.int64)
+    rows = np.searchsorted(offsets_of(array), marks, side="right") - 1
+    return rows[(rows >= 0) & (rows < len(array))]
 
 
 def _varints(values: npt.NDArray[np.int64]) -> Any:

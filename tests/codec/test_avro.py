@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,32 @@ def test_garbage_never_spoils_neighbours(data: st.DataObject) -> None:
             slow.read([values[entry.row]])
 
 
+@given(
+    data=st.data(),
+    spoilt=st.dictionaries(st.integers(0, 7), st.sampled_from(["symbol", "list", "key", "value"])),
+)
+@settings(max_examples=60, deadline=None)
+def test_text_that_is_not_utf8_is_found_wherever_it_stands(
+    data: st.DataObject, spoilt: dict[int, str]
+) -> None:
+    codec = Codec(NoRegistry(), schema_text("trades"), 5)
+    records = data.draw(st.lists(RECORDS["trades"], min_size=8, max_size=8))
+    marker = "\N{SNOWMAN}damaged"
+    for row, place in spoilt.items():
+        records[row] |= {
+            "symbol": {"symbol": marker},
+            "list": {"trade_conditions": ["x", marker]},
+            "key": {"vendor_data": {"a": "b", marker: "c"}},
+            "value": {"vendor_data": {"a": marker}},
+        }[place]
+    values = [reference_encode("trades", record, 5) for record in records]
+    broken = [value.replace(marker.encode(), b"\xe2\x98\xffdamaged") for value in values]
+    decoded = codec.decode(broken)
+    assert sorted(spoilt) == [entry.row for entry in decoded.bad]
+    assert {entry.reason for entry in decoded.bad} <= {DecodeReason.MALFORMED}
+    assert codec.encode(decoded.batch) == [values[row] for row in decoded.rows]
+
+
 def test_unusual_but_valid_encodings_are_read(codec: Codec) -> None:
     """A block of map entries with its size in front, as some writers do it: longer, yet sound."""
     [sound] = trade_values(codec, 1)
@@ -354,3 +381,53 @@ def test_encode_takes_columns_in_any_order_and_extra_ones(codec: Codec) -> None:
         "extra", pa.array([1, 2, 3])
     )
     assert codec.encode(shuffled) == values
+
+
+V1 = json.dumps(
+    {
+        "type": "record",
+        "name": "Trade",
+        "fields": [
+            {"name": "symbol", "type": "string"},
+            {
+                "name": "price",
+                "type": {"type": "bytes", "logicalType": "decimal", "precision": 18, "scale": 6},
+            },
+            {
+                "name": "exchange_timestamp",
+                "type": {"type": "long", "logicalType": "timestamp-millis"},
+            },
+            {"name": "tags", "type": {"type": "array", "items": {"type": "map", "values": "int"}}},
+            {"name": "day", "type": ["null", {"type": "int", "logicalType": "date"}]},
+        ],
+    }
+)
+
+
+def test_schemas_with_decimals_go_through_the_reference(registry: FileRegistry) -> None:
+    codec = Codec.open(registry, "v1", V1)
+    batch = pa.RecordBatch.from_pylist(
+        [
+            {
+                "symbol": "BHP",
+                "price": Decimal("-36.120001"),
+                "exchange_timestamp": -5,
+                "tags": [[("a", 1)], []],
+                "day": 3,
+            },
+            {
+                "symbol": "",
+                "price": Decimal("999999999999.999999"),
+                "exchange_timestamp": 2**62,
+                "tags": [],
+                "day": None,
+            },
+        ],
+        schema=codec.schema,
+    )
+    values = codec.encode(batch)
+    assert codec.decode(values).batch.equals(batch)
+    decoded = codec.decode([values[0], values[1][:-3], values[1], values[0] + b"x"])
+    assert decoded.rows.tolist() == [0, 2]
+    assert [entry.reason for entry in decoded.bad] == ["MALFORMED", "TRAILING_BYTES"]
+    assert decoded.batch.equals(batch)
