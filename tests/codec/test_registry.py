@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from k2.codec.codecs import Codecs, open_registry
+from k2.codec.avro import Codec
 from k2.codec.http_registry import HttpRegistry
 from k2.codec.registry import FileRegistry, SchemaRegistry
+from k2.codec.schemas import kind_of, schema_text, subject_of
 from k2.errors import (
     RegistryUnavailableError,
     SchemaError,
@@ -115,21 +116,22 @@ def test_what_is_no_schema_is_refused(factory: Factory, subject: str) -> None:
         factory().register(subject, "{")
 
 
-def test_codecs_register_every_topics_schema(factory: Factory) -> None:
+def test_every_topics_schema_is_registered_under_its_subject(factory: Factory) -> None:
     registry = factory()
-    codecs = Codecs.open(registry, [BINANCE_TRADES, BINANCE_QUOTES])
-    assert set(codecs.by_subject) == {
+    names = [*BINANCE_TRADES.all_names, *BINANCE_QUOTES.all_names]
+    codecs = {
+        subject_of(name): Codec.open(registry, subject_of(name), schema_text(kind_of(name)))
+        for name in names
+    }
+    assert set(codecs) == {
         "market.crypto.trades-value",
         "market.crypto.quotes-value",
         "market.gaps-value",
         "market.dead_letters-value",
     }
-    assert codecs.of(BINANCE_TRADES.log) is codecs.of(BINANCE_TRADES.deferred)
-    for name in (*BINANCE_TRADES.all_names, *BINANCE_QUOTES.all_names):
-        text = registry.schema(codecs.of(name).schema_id)
-        assert json.loads(text)["namespace"] == "com.k2.marketdata"
-    with pytest.raises(SchemaError, match=r"market\.crypto\.trades\.kraken"):
-        codecs.of("market.crypto.trades.kraken")
+    for subject, codec in codecs.items():
+        assert registry.latest(subject).schema_id == codec.schema_id
+        assert json.loads(registry.schema(codec.schema_id))["namespace"] == "com.k2.marketdata"
 
 
 def test_the_file_keeps_ids_when_it_is_lost(tmp_path: Path) -> None:
@@ -219,10 +221,3 @@ def test_http_failures_of_the_server_are_not_verdicts(double: tuple[str, Store])
 def test_http_without_a_server_names_the_setting() -> None:
     with pytest.raises(RegistryUnavailableError, match="K2_KAFKA_SCHEMA_REGISTRY_URL"):
         HttpRegistry("http://127.0.0.1:9", retries=0, timeout_s=1.0).schema(1)
-
-
-def test_the_registry_is_the_servers_or_the_data_directorys(tmp_path: Path) -> None:
-    assert isinstance(open_registry("http://127.0.0.1:9", tmp_path), HttpRegistry)
-    registry = open_registry("", tmp_path)
-    registry.register("s", ONE)
-    assert (tmp_path / "schemas" / "registry.json").is_file()
