@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,8 @@ _VERSION = 1
 class Cover:
     """The range `first..last` (inclusive) of one incarnation of a log of record.
 
-    `kept`: int64 offsets of the surviving records, rising, one per record of the group.
+    `kept`: int64 offsets of the group's records, one each. They rise; only where one record of the
+    log has several outputs (gap events) do they repeat.
     """
 
     epoch: str
@@ -51,40 +52,43 @@ class Cover:
             version, epoch, first, last, count = _HEAD.unpack_from(raw)
             if version != _VERSION:
                 raise DecodeError(f"cover header has version {version}; this reader knows 1")
-            runs = np.frombuffer(raw, ">u4", offset=_HEAD.size).astype(np.int64)
-            kept = _from_runs(runs) + first
+            runs = np.frombuffer(raw, ">u4", offset=_HEAD.size).astype(np.int64).reshape(-1, 2)
         except (struct.error, ValueError) as exc:
             raise DecodeError(f"cover header of {len(raw)} bytes is not readable: {exc}") from exc
-        if len(kept) != count:
-            raise DecodeError(f"cover header lists {len(kept)} offsets but says {count}")
+        # Before the offsets are written out: damaged lengths may ask for any amount of memory.
+        starts, lengths = runs[:, 0], runs[:, 1]
+        if int(lengths.sum()) != count or not lengths.all():
+            raise DecodeError(f"cover header lists {int(lengths.sum())} offsets but says {count}")
+        ends = starts + lengths - 1
+        if last < first - 1 or (ends > last - first).any() or (starts[1:] < ends[:-1]).any():
+            raise DecodeError(f"cover header lists offsets that do not rise in {first}..{last}")
+        kept = _from_runs(starts, lengths) + first
         return cls(str(uuid.UUID(bytes=epoch)), first, last, kept)
 
 
 def _to_runs(offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Rising offsets as (start, length) pairs, flattened."""
+    """Offsets, rising or repeated, as (start, length) pairs, flattened."""
     cuts = np.flatnonzero(np.diff(offsets) != 1) + 1
     starts = np.concatenate(([0], cuts))
     lengths = np.diff(np.concatenate((starts, [len(offsets)])))
     return np.column_stack((offsets[starts], lengths)).ravel()
 
 
-def _from_runs(runs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    starts, lengths = runs[0::2], runs[1::2]
-    if not len(lengths):
-        return np.empty(0, np.int64)
-    steps = np.ones(int(lengths.sum()), np.int64)
-    ends = np.cumsum(lengths)
-    steps[0] = starts[0]
-    steps[ends[:-1]] = starts[1:] - (starts[:-1] + lengths[:-1] - 1)
-    return np.cumsum(steps)
+def _from_runs(
+    starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
     """Rows `start..stop` of a `LogBatch` that a reader has to apply.
 
-    `sequences`: int64 platform_sequence of each of those rows. `next_offset`: the validated
-    offset a reader resumes from once the group is applied.
+    `sequences`: int64 platform_sequence of each of those rows. `last`: the highest offset of the
+    log of record that is applied with the group; `after`: what was applied before it.
+    `next_offset`: the validated offset a reader resumes from once the group is applied. `head`: the
+    row with the group's headers.
     """
 
     epoch: str
@@ -93,20 +97,22 @@ class Group:
     sequences: npt.NDArray[np.int64]
     last: int
     next_offset: int
+    head: int
+    after: int
 
 
 @dataclass(slots=True)
 class CoverReader:
     """Position of one reader in one validated partition.
 
-    `epoch`/`applied`: the log of record's incarnation and the highest offset applied (-1: none).
+    `applied`: highest offset applied, per incarnation of the log of record. Earlier incarnations
+    are remembered too: a writer that lost its partition may still write what it read of one.
     `strict`: a hole raises; a reader of gaps or dead letters, whose groups need not abut, is not.
     """
 
     topic: str
     partition: int
-    epoch: str | None = None
-    applied: int = -1
+    applied: dict[str, int] = field(default_factory=dict)
     strict: bool = True
 
     def read(self, batch: LogBatch) -> Iterator[Group]:
@@ -115,13 +121,15 @@ class CoverReader:
         Raises `CoverHoleError` when a range does not abut what was applied (the position then
         stays at the hole) and `DecodeError` on a record that belongs to no group.
         """
+        if not len(batch):
+            return  # a stretch of control records
         marks = sorted(
             (index, value)
             for index, headers in batch.headers.items()
             for name, value in headers
             if name == COVER_HEADER
         )
-        if len(batch) and (not marks or marks[0][0] != 0):
+        if not marks or marks[0][0] != 0:
             raise DecodeError(
                 f"{batch.topic}[{batch.partition}] offset {batch.first_offset}: a record without "
                 f"the header {COVER_HEADER!r}; only K2's validate agent may write this topic"
@@ -133,34 +141,34 @@ class CoverReader:
                 yield group
 
     def _group(self, batch: LogBatch, cover: Cover, start: int, stop: int) -> Group | None:
-        next_offset = int(batch.offsets[stop - 1]) + 1
-        if cover.epoch != self.epoch:
-            # A new incarnation of the log: offsets start over.
-            self.epoch, self.applied = cover.epoch, cover.first - 1
-        if cover.last <= self.applied:
-            return None
-        if self.strict and cover.first > self.applied + 1:
-            raise CoverHoleError(
-                f"{batch.topic}[{batch.partition}]: the range {cover.first}..{cover.last} does not "
-                f"abut offset {self.applied}, the last applied; records between are missing",
-                topic=batch.topic,
-                partition=batch.partition,
-                applied=self.applied,
-                first=cover.first,
-            )
+        # The first group of an incarnation tells where its log began.
+        after = self.applied.get(cover.epoch, cover.first - 1)
         rows = len(cover.kept)
-        if rows not in (stop - start, 0):
+        if stop - start != max(rows, 1) or (not rows and batch.values[start] is not None):
             raise DecodeError(
                 f"{batch.topic}[{batch.partition}] offset {int(batch.offsets[start])}: a group of "
                 f"{stop - start} records whose header lists {rows}"
             )
-        skip = int(np.searchsorted(cover.kept, self.applied, side="right"))
-        self.applied = cover.last
+        if cover.last <= after:
+            return None
+        if self.strict and cover.first > after + 1:
+            raise CoverHoleError(
+                f"{batch.topic}[{batch.partition}]: the range {cover.first}..{cover.last} does not "
+                f"abut offset {after}, the last applied; records between are missing",
+                topic=batch.topic,
+                partition=batch.partition,
+                applied=after,
+                first=cover.first,
+            )
+        skip = int(np.searchsorted(cover.kept, after, side="right"))
+        self.applied[cover.epoch] = cover.last
         return Group(
-            cover.epoch,
-            start + skip,
-            start + rows,
-            cover.kept[skip:],
-            cover.last,
-            next_offset,
+            epoch=cover.epoch,
+            start=start + skip,
+            stop=start + rows,
+            sequences=cover.kept[skip:],
+            last=cover.last,
+            next_offset=int(batch.offsets[stop - 1]) + 1,
+            head=start,
+            after=after,
         )

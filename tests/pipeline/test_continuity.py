@@ -1,5 +1,8 @@
 """Continuity against a slow model, and the promises it is built for."""
 
+import gzip
+import itertools
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +49,7 @@ def run(continuity, records, cuts=()):
     """Apply in pieces; returns (keep, events, summed counts)."""
     edges = [0, *sorted(cuts), len(records)]
     keep, events, total = [], [], np.zeros(6, np.int64)
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         result = continuity.apply(rows(records[start:stop], at=start))
         keep += result.keep.tolist()
         events += result.events
@@ -286,7 +289,7 @@ def seed(*runs, last=1_000):
 def test_ids_in_the_lake_are_duplicates_and_a_jump_beyond_them_is_a_gap():
     lake = Lake(A=seed((1, 5), (8, 10)))
     continuity = Continuity(Policy.CONTIGUOUS, seed=lake)
-    keep, events, counts = run(continuity, trades(1, 2, 3, 4, 5, 8, 9, 10, 11, 15), cuts=[3])
+    keep, events, _ = run(continuity, trades(1, 2, 3, 4, 5, 8, 9, 10, 11, 15), cuts=[3])
     assert keep == [False] * 8 + [True, True]
     assert [e[:5] for e in events] == [("A", "opened", 12, 14, "jump")]
     assert lake.asked == [(["A"], None)]
@@ -426,16 +429,14 @@ def test_nothing_changes_when_the_lake_cannot_be_read():
 
 
 def capture(path, stream, key):
-    import gzip
-    import json
-
     records = []
-    for line in gzip.open(path, "rt"):
-        at, frame = line.split(" ", 1)
-        message = json.loads(frame)
-        if message.get("stream", "").endswith(stream):
-            data = message["data"]
-            records.append((data["s"], data[key], data.get("T", int(at) // 10**6) * 1_000))
+    with gzip.open(path, "rt") as lines:
+        for line in lines:
+            at, frame = line.split(" ", 1)
+            message = json.loads(frame)
+            if message.get("stream", "").endswith(stream):
+                data = message["data"]
+                records.append((data["s"], data[key], data.get("T", int(at) // 10**6) * 1_000))
     return records
 
 
