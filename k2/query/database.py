@@ -14,16 +14,18 @@ from k2.errors import ConfigError
 #: Loaded in this order (httpfs and iceberg need avro); the wheels hold the files, so no network.
 _EXTENSIONS = ("avro", "httpfs", "iceberg")
 
-#: sum(p * q) / sum(q) in integers of 10 decimals, rounded half up to 8: decimals divided by DuckDB
-#: become floating point. The CASE keeps a zero volume from being an error.
+#: sum(p * q) / sum(q), rounded half up to 8 decimals. Decimals divided by DuckDB become floating
+#: point, so the sums are divided as integers, which only text leads to without a loss: a
+#: decimal(38,20) prints all its 20 decimals.
 _VWAP = """
 CREATE MACRO vwap(price, quantity) AS (
-  CASE WHEN sum(quantity) = 0 THEN NULL ELSE
-    CAST((2 * sum(CAST(price * 10000000000 AS HUGEINT) * CAST(quantity * 10000000000 AS HUGEINT))
-          + 100 * CAST(sum(quantity) * 10000000000 AS HUGEINT))
-         // (200 * CAST(sum(quantity) * 10000000000 AS HUGEINT)) AS DECIMAL(30, 0))
-      * 0.00000001
-  END)
+  CASE WHEN sum(quantity) = 0 THEN NULL ELSE CAST(
+    (2 * CAST(replace(CAST(sum(
+            CAST(price AS DECIMAL(28, 10)) * CAST(quantity AS DECIMAL(28, 10))
+          ) AS VARCHAR), '.', '') AS HUGEINT)
+       + 100 * CAST(10000000000 * sum(CAST(quantity AS DECIMAL(28, 10))) AS HUGEINT))
+    // (200 * CAST(10000000000 * sum(CAST(quantity AS DECIMAL(28, 10))) AS HUGEINT))
+    AS DECIMAL(30, 0)) * 0.00000001 END)
 """
 
 

@@ -14,6 +14,7 @@ import duckdb
 import pyarrow as pa
 import structlog
 
+from k2.errors import LakeError
 from k2.lake.reader import LakeFile
 from k2.lake.vector import Vector
 from k2.query import seam
@@ -127,7 +128,11 @@ class QueryEngine:
         }
 
     def _table_status(self, name: str) -> dict[str, Any]:
-        pinned = self.pin(name)
+        try:
+            pinned = self.pin(name)
+        except LakeError as exc:
+            # Status has to tell of a lake that is down, not to fail with it.
+            return {"error": exc.message}
         files = pinned.snapshot.files
         return {
             **pinned.as_of(),

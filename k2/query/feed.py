@@ -5,78 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 import structlog
 from faust.types import TP
 
 from k2.clock import Clock
-from k2.codec.avro import Codec
-from k2.errors import DecodeError
 from k2.lake.vector import Place, Vector
-from k2.pipeline.cover import CoverReader, Group
+from k2.pipeline.cover import CoverReader
 from k2.query.tail import Tail
-from k2.records import to_lake
+from k2.steps.rows import RowReader
 from k2.topics import parse
 from k2.transport.batch import LogBatch
 from k2.transport.reader import LogReader
 
 log = structlog.get_logger(__name__)
 
-#: A group with more rows is decoded in a thread; fewer hold the loop for less than a millisecond.
+#: A batch with more rows is decoded in a thread; fewer hold the loop for less than a millisecond.
 _INLINE_ROWS = 2_000
-
-
-class Decode(Protocol):
-    """Wire records of one group to rows of the lake's schema."""
-
-    async def __call__(
-        self,
-        values: list[bytes | None],
-        *,
-        epoch: str,
-        log_topic: str,
-        log_partition: int,
-        sequences: npt.NDArray[np.int64],
-    ) -> pa.RecordBatch: ...
-
-
-def wire_decoder(codec: Codec, kind: str) -> Decode:
-    """The decoder of K2's own records. It raises `DecodeError`: what is validated must decode."""
-
-    async def decode(
-        values: list[bytes | None],
-        *,
-        epoch: str,
-        log_topic: str,
-        log_partition: int,
-        sequences: npt.NDArray[np.int64],
-    ) -> pa.RecordBatch:
-        def work() -> pa.RecordBatch:
-            decoded = codec.decode(values)
-            if decoded.bad:
-                first = decoded.bad[0]
-                raise DecodeError(
-                    f"{log_topic}[{log_partition}]: validated record {int(sequences[first.row])} "
-                    f"does not decode: {first.reason}, {first.detail}"
-                )
-            return to_lake(
-                kind,
-                decoded.batch,
-                epoch=epoch,
-                topic=log_topic,
-                partition=log_partition,
-                sequences=sequences,
-            )
-
-        # A schema id not met before asks the registry, which blocks: that too goes to a thread.
-        inline = len(values) <= _INLINE_ROWS and codec.decode_fast(values[:1]) is not None
-        return work() if inline else await asyncio.to_thread(work)
-
-    return decode
 
 
 @dataclass(slots=True)
@@ -84,7 +29,6 @@ class _Partition:
     """`whole`: a place met for the first time is held from the beginning of its log."""
 
     cover: CoverReader
-    log_topic: str
     whole: bool
 
 
@@ -100,7 +44,7 @@ class TailFeed:
         self,
         reader: LogReader,
         tail: Tail,
-        decode: Decode,
+        rows: RowReader,
         clock: Clock,
         *,
         committed: Callable[[], Vector],
@@ -109,7 +53,7 @@ class TailFeed:
         poll_s: float = 0.5,
         trim_every_s: float = 1.0,
     ) -> None:
-        self._reader, self._tail, self._decode, self._clock = reader, tail, decode, clock
+        self._reader, self._tail, self._rows, self._clock = reader, tail, rows, clock
         self._committed = committed
         self._max_minutes, self._max_bytes = max_minutes, max_bytes
         self._poll_s, self._trim_every_s = poll_s, trim_every_s
@@ -133,9 +77,7 @@ class TailFeed:
             if stored is not None or first == 0:
                 self._tail.start(place, -1 if stored is None else stored.sequence)
             positions[tp] = first if stored is None else stored.next_offset
-            self._partitions[tp] = _Partition(
-                CoverReader(tp.topic, tp.partition), log_topic, whole=whole
-            )
+            self._partitions[tp] = _Partition(CoverReader(tp.topic, tp.partition), whole=whole)
         await self._reader.start(positions)
 
     async def run(self) -> None:
@@ -168,14 +110,17 @@ class TailFeed:
         if not len(batch):
             return
         partition = self._partitions[TP(batch.topic, batch.partition)]
-        for group in partition.cover.read(batch):
-            rows = await self._rows(batch, partition.log_topic, group)
-            place = Place(group.epoch, batch.topic, batch.partition)
+        if len(batch) > _INLINE_ROWS:
+            parts = await asyncio.to_thread(self._rows.read, batch, partition.cover)
+        else:
+            parts = self._rows.read(batch, partition.cover)
+        now_s = self._clock.monotonic_s()
+        for part in parts:
+            place = Place(part.epoch, batch.topic, batch.partition)
             if partition.whole and place not in self._tail.view().places:
                 # A new incarnation of the log of record, read from its first record on.
                 self._tail.start(place, -1)
-            now_s = self._clock.monotonic_s()
-            self._tail.add(place, rows, group.sequences, last=group.last, now_s=now_s)
+            self._tail.add(place, part.rows, last=part.last, now_s=now_s)
             partition.whole = True
 
     def lag(self) -> int:
@@ -183,15 +128,4 @@ class TailFeed:
         return sum(
             max(0, (self._reader.highwater(tp) or 0) - self._reader.position(tp))
             for tp in self._partitions
-        )
-
-    async def _rows(self, batch: LogBatch, log_topic: str, group: Group) -> pa.RecordBatch | None:
-        if not len(group.sequences):
-            return None
-        return await self._decode(
-            batch.values[group.start : group.stop],
-            epoch=group.epoch,
-            log_topic=log_topic,
-            log_partition=batch.partition,
-            sequences=group.sequences,
         )

@@ -2,8 +2,8 @@
 
 Some older snapshots are kept as well. The tail holds rows long after the lake has them, so a query
 may pin a snapshot of minutes ago and take the rest from memory: the small files of the last commits
-are then not opened at all. The one with the fewest files is the cheapest; after a compaction that is the
-compacted one.
+are then not opened at all. The one with the fewest files is the cheapest; after a compaction that
+is the compacted one.
 """
 
 from __future__ import annotations

@@ -20,8 +20,13 @@ from k2.lake.reader import LakeFile
 from k2.query.cold import TIE_BREAK, Bounds, ColdSnapshot, column_list, identifier
 from k2.query.seam import Pin
 
-#: Files of the first read; each further read takes four times as many.
-_FIRST_FILES: Final = 8
+#: A read takes files until they have this many rows per row asked for, at most so many files; each
+#: further read takes four times as much.
+_ROWS_PER_ROW: Final = 10
+_FILES: Final = 16
+#: From here on the time column is read alone first: decoding all columns costs more than a second
+#: look (30,000 rows: 22 ms at once, 16 ms in two).
+_NARROW_FIRST_ROWS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +66,29 @@ def newest(
     best = _hot(pinned, query)
     snapshot = pinned.snapshot
     files = snapshot.select(query.bounds)
-    read, step = 0, _FIRST_FILES
+    read, scale = 0, 1
     while read < len(files):
         floor = _floor(best, query)
-        wanted = [file for file in files[read : read + step] if _may_change(file, floor)]
+        group = _next_group(files[read:], query.limit * _ROWS_PER_ROW * scale, _FILES * scale)
+        wanted = [file for file in group if _may_change(file, floor)]
         if not wanted:
             break
         rows = _cold(cursor, snapshot, wanted, query, floor)
+        # iceberg_scan reads the whole snapshot, whatever files were named.
         read = len(files) if snapshot.metadata_location else read + len(wanted)
-        step *= 4
+        scale *= 4
         best = _top([best, rows], query)
     return Found(_top([best], query), read, len(snapshot.files))
+
+
+def _next_group(files: list[LakeFile], rows: int, most: int) -> list[LakeFile]:
+    """The first files that have `rows` rows together, at most `most`."""
+    total = 0
+    for count, file in enumerate(files[:most], start=1):
+        total += file.rows
+        if total >= rows:
+            return files[:count]
+    return files[:most]
 
 
 def _hot(pinned: Pin[ColdSnapshot], query: RecordsQuery) -> pa.Table:
@@ -143,18 +160,38 @@ def _cold(
     query: RecordsQuery,
     floor: int | None,
 ) -> pa.Table:
-    start = max((us for us in (query.start_us, floor) if us is not None), default=None)
-    tests, values = _tests(query, start)
-    where = f" WHERE {' AND '.join(tests)}" if tests else ""
+    scan = snapshot.scan(files)
+    start = _later(query.start_us, floor)
+    if sum(file.rows for file in files) > _NARROW_FIRST_ROWS:
+        start = _later(start, _nth_cold(cursor, scan, query, start))
+    where, values = _where(query, start)
     order = ", ".join(f"{identifier(name)} DESC" for name, _ in query.order)
     sql = (
-        f"SELECT {column_list(snapshot.columns.names)} FROM {snapshot.scan(files)}{where} "  # noqa: S608
+        f"SELECT {column_list(snapshot.columns.names)} FROM {scan}{where} "  # noqa: S608
         f"ORDER BY {order} LIMIT {int(query.limit)}"
     )
     return cursor.execute(sql, values).to_arrow_table().cast(snapshot.columns)
 
 
-def _tests(query: RecordsQuery, start_us: int | None) -> tuple[list[str], list[str | int]]:
+def _nth_cold(
+    cursor: duckdb.DuckDBPyConnection, scan: str | None, query: RecordsQuery, start: int | None
+) -> int | None:
+    """The limit-th newest timestamp of `scan`; None when it has fewer rows."""
+    where, values = _where(query, start)
+    time = identifier(query.time_column)
+    row = cursor.execute(
+        f"SELECT epoch_us({time}) FROM {scan}{where} "  # noqa: S608
+        f"ORDER BY {time} DESC LIMIT 1 OFFSET {int(query.limit) - 1}",
+        values,
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def _later(left: int | None, right: int | None) -> int | None:
+    return max((us for us in (left, right) if us is not None), default=None)
+
+
+def _where(query: RecordsQuery, start_us: int | None) -> tuple[str, list[str | int]]:
     time = identifier(query.time_column)
     pairs: list[tuple[str, str | int | None]] = [
         ("symbol = ?", query.symbol),
@@ -162,7 +199,6 @@ def _tests(query: RecordsQuery, start_us: int | None) -> tuple[list[str], list[s
         (f"{time} >= make_timestamptz(?::BIGINT)", start_us),
         (f"{time} < make_timestamptz(?::BIGINT)", query.end_us),
     ]
-    return (
-        [test for test, value in pairs if value is not None],
-        [value for _, value in pairs if value is not None],
-    )
+    tests = [test for test, value in pairs if value is not None]
+    where = f" WHERE {' AND '.join(tests)}" if tests else ""
+    return where, [value for _, value in pairs if value is not None]

@@ -171,26 +171,19 @@ class Tail:
             }
             self._view = replace(self._view, places=places)
 
-    def add(
-        self,
-        place: Place,
-        rows: pa.RecordBatch | None,
-        sequences: npt.NDArray[np.int64],
-        *,
-        last: int,
-        now_s: float,
-    ) -> None:
-        """Append the surviving records of a cover that ends at `last` (None: no record survived).
+    def add(self, place: Place, rows: pa.RecordBatch, *, last: int, now_s: float) -> None:
+        """Append the surviving records, maybe none, of a cover that ends at `last`.
 
-        A place never started begins at the first of these rows, so that the tail never claims to
-        hold what it did not see.
+        `rows` rise by their column platform_sequence. A place never started begins at the first of
+        them, so that the tail never claims to hold what it did not see.
         """
+        sequences = rows.column("platform_sequence").to_numpy()
         with self._lock:
             first = int(sequences[0]) - 1 if len(sequences) else last
             hot = self._view.places.get(place) or HotPlace(low=first, high=first)
             fresh = int(np.searchsorted(sequences, hot.high, side="right"))
             chunks = hot.chunks
-            if rows is not None and fresh < len(sequences):
+            if fresh < len(sequences):
                 table = pa.Table.from_batches([rows.slice(fresh)])
                 if not table.schema.equals(self._view.schema, check_metadata=True):
                     table = table.cast(self._view.schema)

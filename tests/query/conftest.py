@@ -77,7 +77,7 @@ class Platform:
         if where not in tail.view().places:
             tail.start(where, -1)
         ids = sequences_of(table)
-        tail.add(where, batch(table), ids, last=int(ids[-1]), now_s=now_s)
+        tail.add(where, batch(table), last=int(ids[-1]), now_s=now_s)
 
     def close(self) -> None:
         self.engine.close()

@@ -46,7 +46,9 @@ def rows(
     sizes = pa.array(quantities or [Decimal("0.5")] * n, pa.decimal128(28, 10))
     times = pa.array(np.array(times_us, np.int64), _UTC)
     columns: dict[str, Any] = {
-        "message_id": [f"{exchange}:{t // 1000}:{s}:{i}" for t, s, i in zip(times_us, names, ids)],
+        "message_id": [
+            f"{exchange}:{t // 1000}:{s}:{i}" for t, s, i in zip(times_us, names, ids, strict=True)
+        ],
         "trade_id": ids,
         "quote_id": ids,
         "symbol": names,

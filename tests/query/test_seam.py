@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pyarrow as pa
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -18,7 +17,7 @@ SCHEMA = pa.schema(
         ("timestamp", pa.timestamp("us", "UTC")),
         ("symbol", pa.string()),
         ("where", pa.string()),
-        ("sequence", pa.int64()),
+        ("platform_sequence", pa.int64()),
     ]
 )
 PLACES = [
@@ -77,9 +76,7 @@ class Interleaving(RuleBasedStateMachine):
     def tail_read(self, place: Place, count: int, replay: bool) -> None:
         start = max(0, self.read[place] - 1) if replay else self.read[place]
         for last, kept in self.log[place][start : start + count]:
-            rows = to_rows(place, kept) if kept else None
-            ids = np.array(kept, np.int64)
-            self.tail.add(place, rows, ids, last=last, now_s=self.now_s)
+            self.tail.add(place, to_rows(place, kept), last=last, now_s=self.now_s)
         done = min(len(self.log[place]), start + count)
         self.read[place] = max(self.read[place], done)
 
@@ -121,7 +118,10 @@ class Interleaving(RuleBasedStateMachine):
         for candidate, cost in zip(candidates, costs, strict=True):
             candidate.cost = cost
         pinned = seam.pin(candidates, self.tail.view(), max_hot_rows=cap)
-        hot = [(row["where"], row["sequence"]) for row in pinned.hot().select([2, 3]).to_pylist()]
+        hot = [
+            (row["where"], row["platform_sequence"])
+            for row in pinned.hot().select([2, 3]).to_pylist()
+        ]
         cold = [(repr(place), s) for place, s in pinned.snapshot.keys]
         union = cold + hot
         assert len(set(union)) == len(union), "a double"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
 from decimal import Decimal
@@ -124,7 +123,7 @@ ACCEPTED = [
     "WITH RECURSIVE x AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM x WHERE i < 3) FROM x",
     "WITH trades AS (SELECT 1 AS i) SELECT i FROM trades",
     "SELECT lag(price) OVER (PARTITION BY symbol ORDER BY timestamp) FROM trades",
-    "SELECT * FROM trades t ASOF JOIN quotes q ON t.symbol = q.symbol AND t.timestamp >= q.timestamp",
+    "FROM trades t ASOF JOIN quotes q ON t.symbol = q.symbol AND t.timestamp >= q.timestamp",
     "SELECT DISTINCT ON (symbol) * FROM trades ORDER BY symbol, timestamp DESC",
     "SELECT [x + 1 for x in [1, 2]], {'a': 1}, MAP {1: 2}, list_transform([1], lambda x: x * 2)",
     "SELECT extract(hour FROM timestamp), timestamp AT TIME ZONE 'UTC' FROM trades",
@@ -295,14 +294,11 @@ async def test_memory_is_bounded(platform: Platform) -> None:
 
 
 async def test_the_deadline_interrupts(platform: Platform) -> None:
-    engine = platform.make_engine(timeout_s=0.2, pool_size=1)
+    engine = platform.make_engine(timeout_s=1.0, pool_size=1)
     endless = "SELECT count(*) FROM range(100000000) a, range(1000000) b WHERE a.range < b.range"
     with pytest.raises(QueryTimeout):
         await engine.sql(endless, limit=1)
-    # The slot is free again: the query really ended.
-    async with asyncio.timeout(10):
-        while engine.stats().running:
-            await asyncio.sleep(0)
+    # With a single slot this runs only because the query really ended.
     answer = await engine.sql("SELECT 1 AS one", limit=1)
     assert answer.rows.to_pylist() == [{"one": 1}]
     engine.close()

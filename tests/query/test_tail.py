@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import threading
 
-import numpy as np
+import pyarrow as pa
 import pytest
 
 from k2.lake.tables import TRADES
 from k2.lake.vector import Vector
 from k2.query.tail import CHUNK_ROWS, Tail
-from tests.query.rows import EPOCH, OTHER_EPOCH, T0_US, batch, place, rows, sequences_of, upto
+from tests.query.rows import EPOCH, OTHER_EPOCH, T0_US, batch, place, rows, upto
 
 WIDE = {"max_minutes": 15.0, "max_bytes": 10**9}
 
@@ -16,7 +16,7 @@ WIDE = {"max_minutes": 15.0, "max_bytes": 10**9}
 def add(tail: Tail, first: int, count: int, *, partition: int = 0, now_s: float = 0.0, **more):
     table = rows(range(first, first + count), [T0_US + i for i in range(count)], **more)
     where = place(partition, epoch=more.get("epoch", EPOCH))
-    tail.add(where, batch(table), sequences_of(table), last=first + count - 1, now_s=now_s)
+    tail.add(where, batch(table), last=first + count - 1, now_s=now_s)
 
 
 @pytest.fixture
@@ -50,7 +50,8 @@ def test_rows_seen_twice_are_held_once(tail: Tail) -> None:
 
 
 def test_a_cover_without_rows_moves_the_high_mark(tail: Tail) -> None:
-    tail.add(place(), None, np.empty(0, np.int64), last=41, now_s=0)
+    none = pa.RecordBatch.from_pylist([], schema=TRADES.arrow_schema)
+    tail.add(place(), none, last=41, now_s=0)
     assert tail.view().places[place()].high == 41
 
 

@@ -1,0 +1,64 @@
+"""What the HTTP interface needs from the rest of K2, injected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from aiohttp import web
+
+from k2.query.engine import QueryEngine
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One dependency as seen now. Only `unhealthy` makes the worker not ready."""
+
+    name: str
+    status: Literal["healthy", "degraded", "unhealthy"]
+    message: str = ""
+    latency_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestDone:
+    """What a request was, for metrics. `route`: its pattern, so that labels stay few."""
+
+    method: str
+    route: str
+    status: int
+    duration_s: float
+    rows: int
+
+
+def _nothing(_done: RequestDone) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class ApiContext:
+    """Everything a handler uses.
+
+    - `api_key`: the value X-API-Key must have.
+    - `status`: facts for /v1/status (level, roles, lag, …), JSON-ready; must not block.
+    - `checks`: dependencies for /health; must not block.
+    - `level`: degradation level, 0..4; at 4 the data endpoints answer 503.
+    - `max_rows`: most rows of one SQL answer; `max_body_bytes`: largest request body.
+    - `operations_open`: `/faust/…` without a key (`/`, `/health…` and `/metrics` always are).
+    - `observe`: called once per request.
+    """
+
+    queries: QueryEngine
+    api_key: str
+    version: str
+    status: Callable[[], Mapping[str, Any]]
+    checks: Callable[[], Sequence[Check]]
+    level: Callable[[], int]
+    max_rows: int
+    max_body_bytes: int
+    operations_open: bool = False
+    observe: Callable[[RequestDone], None] = _nothing
+
+
+CONTEXT = web.AppKey("k2_context", ApiContext)

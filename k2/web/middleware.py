@@ -1,0 +1,162 @@
+"""What every request passes: correlation id, access log, errors, key, breaker."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from k2.errors import InvalidParameter, K2Error, LakeError, Overloaded, QueryError, QueryTimeout
+from k2.web.context import CONTEXT, RequestDone
+from k2.web.envelope import CORRELATION_ID, failure
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+#: Set by handlers that answer with rows.
+ROWS: Final = web.RequestKey("k2_rows", int)
+_HEADER: Final = "X-Correlation-ID"
+_CORRELATION: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_BREAK_LEVEL: Final = 4
+_BREAK_RETRY_S: Final = 30
+_SECURITY: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    # Which software in which version answers is nobody's business.
+    "Server": "K2",
+}
+#: Without a key.
+_OPEN: Final = frozenset({"/", "/health", "/health/live", "/health/ready", "/metrics"})
+#: Work on at CIRCUIT_BREAK, because they tell what is going on.
+_ALWAYS: Final = frozenset({"/v1/status"})
+
+
+@web.middleware
+async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Outermost: gives the request its id, logs it, and turns every failure into an answer."""
+    given = request.headers.get(_HEADER, "")
+    correlation_id = given if _CORRELATION.fullmatch(given) else uuid.uuid4().hex[:16]
+    request[CORRELATION_ID] = correlation_id
+    began = time.perf_counter()
+    with structlog.contextvars.bound_contextvars(correlation_id=correlation_id):
+        response = await _answered(request, handler)
+        if not response.prepared:
+            response.headers.update(_SECURITY)
+            response.headers[_HEADER] = correlation_id
+        _done(request, response.status, time.perf_counter() - began)
+    return response
+
+
+def _done(request: web.Request, status: int, duration_s: float) -> None:
+    resource = request.match_info.route.resource
+    route = resource.canonical if resource is not None else "(none)"
+    rows = request.get(ROWS, 0)
+    log.info(
+        "http_request",
+        method=request.method,
+        path=request.path,
+        status=status,
+        duration_ms=round(duration_s * 1_000, 2),
+        rows=rows,
+        remote=request.remote,
+    )
+    context = request.config_dict[CONTEXT]
+    context.observe(RequestDone(request.method, route, status, duration_s, rows))
+
+
+async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as exc:
+        return _http_failure(request, exc)
+    except K2Error as exc:
+        return _k2_failure(request, exc)
+    except Exception:
+        # Whatever it is, the caller learns only the id under which the log tells more.
+        log.exception("http_request_failed", method=request.method, path=request.path)
+        return failure(
+            request, 500, "internal", "the request failed; quote the correlation id when reporting"
+        )
+
+
+def _http_failure(request: web.Request, exc: web.HTTPException) -> web.StreamResponse:
+    if exc.status < 400:
+        return exc
+    if isinstance(exc, web.HTTPNotFound):
+        return failure(request, 404, "not_found", f"there is nothing at {request.path}")
+    if isinstance(exc, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(exc.allowed_methods))
+        message = f"{request.method} is not allowed at {request.path}; allowed: {allowed}"
+        return failure(request, 405, "method_not_allowed", message, headers={"Allow": allowed})
+    if isinstance(exc, web.HTTPRequestEntityTooLarge):
+        limit = request.config_dict[CONTEXT].max_body_bytes
+        return failure(request, 413, "body_too_large", f"the request body is above {limit} bytes")
+    return failure(request, exc.status, "http", exc.reason)
+
+
+def _k2_failure(request: web.Request, exc: K2Error) -> web.Response:
+    status, headers = 500, {}
+    match exc:
+        case InvalidParameter():
+            status = 400 if exc.details["parameter"] in ("sql", "body") else 422
+        case QueryTimeout():
+            status = 504
+        case QueryError():
+            status = 400
+        case Overloaded():
+            status = int(exc.details.get("status", 429))
+            headers["Retry-After"] = str(exc.details.get("retry_after_s", 1))
+        case LakeError():
+            status, headers["Retry-After"] = 503, "5"
+    if status >= 500:
+        log.error("http_request_failed", error=exc.code, message=exc.message, exc_info=exc)
+    if status == 500:
+        return failure(
+            request, 500, "internal", "the request failed; quote the correlation id when reporting"
+        )
+    return failure(request, status, exc.code, exc.message, details=exc.details, headers=headers)
+
+
+@web.middleware
+async def api_key(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """401 without X-API-Key, 403 with a wrong one."""
+    context = request.config_dict[CONTEXT]
+    path = request.path
+    if path in _OPEN or (context.operations_open and path.startswith("/faust/")):
+        return await handler(request)
+    given = request.headers.get("X-API-Key")
+    if given is None:
+        return failure(
+            request,
+            401,
+            "missing_api_key",
+            "send the key in the header X-API-Key",
+            headers={"WWW-Authenticate": "X-API-Key"},
+        )
+    # Constant time, or the key could be guessed byte by byte.
+    if not hmac.compare_digest(given.encode(), context.api_key.encode()):
+        return failure(request, 403, "wrong_api_key", "the key in X-API-Key is not valid")
+    return await handler(request)
+
+
+@web.middleware
+async def breaker(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """At CIRCUIT_BREAK the data endpoints refuse work, so that the backlog gets the machine."""
+    level = request.config_dict[CONTEXT].level()
+    if level >= _BREAK_LEVEL and request.path.startswith("/v1/") and request.path not in _ALWAYS:
+        raise Overloaded(
+            "the platform is at degradation level CIRCUIT_BREAK and answers no data queries; "
+            f"try again in {_BREAK_RETRY_S} s",
+            retry_after_s=_BREAK_RETRY_S,
+            status=503,
+        )
+    return await handler(request)

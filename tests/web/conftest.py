@@ -1,0 +1,3 @@
+from tests.query.conftest import platform
+
+__all__ = ["platform"]
