@@ -1,1 +1,1 @@
-""""""
+"""An exchange to talk to: recorded or simulated."""

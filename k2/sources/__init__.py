@@ -1,1 +1,1 @@
-""""""
+"""Sessions with exchanges and the mapping of their frames."""

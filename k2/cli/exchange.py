@@ -1,0 +1,140 @@
+"""`k2 exchange`: the exchange server as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from k2.exchange.feed import CaptureFeed
+from k2.exchange.server import DEFAULT_SENDS, ExchangeServer
+
+
+class Speed(click.ParamType):
+    """A multiple of real time, or `max`."""
+
+    name = "N|max"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
+        """The factor, or None for `max`."""
+        if value == "max":
+            return None
+        try:
+            speed = float(str(value))
+        except ValueError:
+            speed = 0.0
+        if not 0 < speed < float("inf"):
+            self.fail(f"{value!r} is no speed; give a number above 0, or max", param, ctx)
+        return speed
+
+
+@click.group()
+def exchange() -> None:
+    """Run an exchange server that speaks Binance's market-data protocol."""
+
+
+def _listen(command: click.decorators.FC) -> click.decorators.FC:
+    port = click.option("--port", default=9443, show_default=True, help="0: a free one.")
+    host = click.option("--host", default="127.0.0.1", show_default=True)
+    sends = click.option(
+        "--sends", default=DEFAULT_SENDS, show_default=True, help="Sending times kept."
+    )
+    return port(host(sends(command)))
+
+
+@exchange.command()
+@click.option(
+    "--capture",
+    "captures",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A recorded capture, plain or gzip; several are played in the order given.",
+)
+@click.option("--speed", type=Speed(), default="1", show_default=True, help="Times real time.")
+@click.option("--by-clock", is_flag=True, help="Play once for everybody; who is away misses it.")
+@click.option("--at-once", is_flag=True, help="By the clock: do not wait for a first client.")
+@_listen
+def serve(
+    captures: tuple[Path, ...],
+    speed: float | None,
+    by_clock: bool,
+    at_once: bool,
+    host: str,
+    port: int,
+    sends: int,
+) -> None:
+    """Replay recorded captures."""
+    feed = CaptureFeed(captures)
+
+    def build() -> ExchangeServer:
+        return ExchangeServer(
+            feed,
+            host,
+            port,
+            speed=speed,
+            mode="by-clock" if by_clock else "per-connection",
+            wait_for_client=not at_once,
+            sends=sends,
+        )
+
+    asyncio.run(_run(build, f"replay of {', '.join(map(str, captures))}"))
+
+
+@exchange.command()
+@click.option("--symbols", default="BTCUSDT,ETHUSDT", show_default=True, help="Comma separated.")
+@click.option("--rate", default=1_000.0, show_default=True, help="Frames a second in all.")
+@click.option("--seed", default=1, show_default=True, help="The same seed, the same market.")
+@click.option("--first-id", default=1, show_default=True, help="First trade id of every symbol.")
+@click.option("--frames", type=int, help="End after so many frames; default: never.")
+@click.option("--speed", type=Speed(), default="1", show_default=True, help="Times real time.")
+@_listen
+def simulate(
+    symbols: str,
+    rate: float,
+    seed: int,
+    first_id: int,
+    frames: int | None,
+    speed: float | None,
+    host: str,
+    port: int,
+    sends: int,
+) -> None:
+    """Make up a market, by the clock, for as many clients as there are."""
+    from k2.exchange.simulator import Simulator, SimulatorConfig  # noqa: PLC0415 - only here
+
+    names = tuple(dict.fromkeys(name.strip().upper() for name in symbols.split(",") if name))
+    config = SimulatorConfig(names, rate, seed, first_id, frames)
+
+    def build() -> ExchangeServer:
+        return ExchangeServer(
+            Simulator(config), host, port, speed=speed, mode="by-clock", sends=sends
+        )
+
+    asyncio.run(_run(build, f"simulated market of {len(names)} symbols"))
+
+
+async def _run(build: Callable[[], ExchangeServer], what: str) -> None:
+    """Serve until Ctrl-C. Raises the `K2Error` that ends the feed early."""
+    server = build()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await server.start()
+    print(json.dumps({"url": server.url, "port": server.port, "serves": what}), flush=True)
+    waiters = [asyncio.create_task(stop.wait()), asyncio.create_task(server.failed.wait())]
+    try:
+        await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for waiter in waiters:
+            waiter.cancel()
+        await server.stop()
+    if server.error is not None:
+        raise server.error

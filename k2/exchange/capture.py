@@ -1,0 +1,143 @@
+"""Recorded WebSocket sessions, frame by frame, exactly as they came off the wire.
+
+Two line layouts are read, plain or gzip: `<receive time, ns> <frame>` and
+`<receive time, s with fraction>: <frame>`. Lines that record a connection (they hold its URL) or
+what the client itself sent (`<-`) are passed over. REST answers are frames without a stream.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+from k2.errors import CaptureError
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_STREAM = re.compile(rb'\{\s*"stream"\s*:\s*"([^"\\]*)"')
+_PREFIX = b'{"stream":"'
+_LAYOUTS = "`<nanoseconds> <frame>` or `<seconds.fraction>: <frame>`"
+
+
+class Frame(NamedTuple):
+    """One frame: when it was received (ns, UTC), its combined stream's name or "", its bytes."""
+
+    recv_ns: int
+    stream: str
+    data: bytes
+
+
+def stream_of(data: bytes) -> bytes:
+    """The name of the combined stream a frame belongs to; empty when it names none."""
+    if data.startswith(_PREFIX):
+        return data[len(_PREFIX) : data.find(b'"', len(_PREFIX))]
+    found = _STREAM.match(data)
+    return found[1] if found else b""
+
+
+def read_capture(path: Path) -> Iterator[Frame]:
+    """The frames of one capture, lazily.
+
+    Raises `CaptureError` naming file and line: no such file, a directory, a gzip that ends early,
+    a line of unknown layout. Frames before a damaged place are delivered first.
+    """
+    names: dict[bytes, str] = {}
+    number = 0
+    with _opened(path) as file, _gzip_errors_named(path):
+        for number, line in enumerate(file, start=1):
+            recv_ns, data = _split(line, path, number)
+            if not data:
+                continue
+            name = stream_of(data)
+            stream = names.get(name)
+            if stream is None:
+                stream = names[name] = name.decode("utf-8", "replace")
+            yield Frame(recv_ns, stream, data)
+    if number == 0:
+        raise CaptureError(f"capture {path} is empty; give a file of {_LAYOUTS}", path=str(path))
+
+
+def check_capture(path: Path) -> None:
+    """Raise `CaptureError` unless `path` opens and begins like a capture."""
+    next(read_capture(path), None)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        plain = path.open("rb")
+    except FileNotFoundError as exc:
+        raise CaptureError(f"capture {path}: no such file", path=str(path)) from exc
+    except IsADirectoryError as exc:
+        raise CaptureError(
+            f"capture {path} is a directory; give a file, or several in the order to play them",
+            path=str(path),
+        ) from exc
+    except OSError as exc:
+        raise CaptureError(f"capture {path} cannot be read: {exc}", path=str(path)) from exc
+    with plain:
+        magic = plain.read(2)
+        plain.seek(0)
+        if magic != _GZIP_MAGIC:
+            yield plain
+            return
+        with gzip.GzipFile(fileobj=plain) as unpacked:
+            yield cast("BinaryIO", unpacked)
+
+
+@contextmanager
+def _gzip_errors_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except EOFError as exc:
+        raise CaptureError(
+            f"capture {path} ends in the middle of its gzip stream; copy the whole file again",
+            path=str(path),
+        ) from exc
+    except (gzip.BadGzipFile, zlib.error) as exc:
+        raise CaptureError(
+            f"capture {path} is a damaged gzip ({exc}); copy the file again", path=str(path)
+        ) from exc
+
+
+def _split(line: bytes, path: Path, number: int) -> tuple[int, bytes]:
+    head, _, frame = line.partition(b" ")
+    data = frame.rstrip(b"\r\n")
+    if head.isdigit():
+        return int(head), _json_only(data, line, path, number)
+    if head.endswith(b":"):
+        whole, _, fraction = head[:-1].partition(b".")
+        if whole.isdigit() and (fraction.isdigit() or not fraction):
+            # Text to integer: a float of seconds cannot hold nanoseconds.
+            recv_ns = int(whole) * 1_000_000_000 + int(fraction[:9].ljust(9, b"0"))
+            return recv_ns, _json_only(data, line, path, number)
+    if b"://" in head or not line.strip():
+        return 0, b""
+    raise _unknown(line, path, number)
+
+
+def _json_only(data: bytes, line: bytes, path: Path, number: int) -> bytes:
+    if data[:1] not in (b"{", b"["):
+        raise _unknown(line, path, number)
+    return data
+
+
+def _unknown(line: bytes, path: Path, number: int) -> CaptureError:
+    shown = line[:60].decode("utf-8", "replace").rstrip()
+    return CaptureError(
+        f"capture {path}, line {number}: {shown!r} is of no known layout; "
+        f"a line is {_LAYOUTS} with a JSON frame",
+        path=str(path),
+        line=number,
+    )
+
+
+def symbols_of(frames: Iterable[Frame]) -> tuple[str, ...]:
+    """The symbols (upper case) that have a stream among `frames`, in order of appearance."""
+    streams = dict.fromkeys(frame.stream for frame in frames)
+    names = (stream.partition("@")[0].upper() for stream in streams if "@" in stream)
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,93 @@
+"""What was sent: counts, id ranges and the times of sending."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from k2.exchange.capture import Frame
+
+TRADE, QUOTE, OTHER = "trade", "bookTicker", "other"
+_ID_KEYS = {TRADE: b'"t":', QUOTE: b'"u":'}
+
+
+def kind_of(stream: str) -> str:
+    """`trade`, `bookTicker` or `other`, by the stream's channel."""
+    channel = stream.partition("@")[2]
+    return channel if channel in _ID_KEYS else OTHER
+
+
+def id_of(kind: str, data: bytes) -> int | None:
+    """The trade id `t` or update id `u` of a frame; None when it has none."""
+    key = _ID_KEYS.get(kind)
+    if key is None:
+        return None
+    start = data.find(key)
+    if start < 0:
+        return None
+    start += len(key)
+    end = data.find(b",", start)
+    digits = data[start:end]
+    return int(digits) if digits.isdigit() else None
+
+
+class StreamTally:
+    """Frames of one stream and the lowest and highest id among them."""
+
+    __slots__ = ("count", "first_id", "kind", "last_id")
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.count = 0
+        self.first_id: int | None = None
+        self.last_id: int | None = None
+
+    def add(self, ident: int | None) -> None:
+        self.count += 1
+        if ident is None:
+            return
+        if self.last_id is None or ident > self.last_id:
+            self.last_id = ident
+        if self.first_id is None or ident < self.first_id:
+            self.first_id = ident
+
+
+class Tally:
+    """Counts per stream, and a bounded ring of (stream, id, wall time of sending in ns)."""
+
+    def __init__(self, ring: int = 0) -> None:
+        self.streams: dict[str, StreamTally] = {}
+        self._ring = ring
+        self.sends: deque[tuple[str, int, int]] = deque(maxlen=ring)
+
+    def stream(self, name: str) -> StreamTally:
+        found = self.streams.get(name)
+        if found is None:
+            found = self.streams[name] = StreamTally(kind_of(name))
+        return found
+
+    def add(self, frame: Frame, sent_ns: int) -> None:
+        tally = self.stream(frame.stream)
+        ident = id_of(tally.kind, frame.data)
+        tally.add(ident)
+        if ident is not None and self._ring:
+            self.sends.append((frame.stream, ident, sent_ns))
+
+    def count(self, kind: str | None = None) -> int:
+        """Frames of one kind; of all kinds without it."""
+        return sum(t.count for t in self.streams.values() if kind in (None, t.kind))
+
+    def sends_of(self, stream: str) -> list[tuple[int, int]]:
+        """(id, time of sending in ns) of one stream, oldest first, as far as the ring reaches."""
+        return [(ident, sent_ns) for name, ident, sent_ns in self.sends if name == stream]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            name: {
+                "kind": tally.kind,
+                "count": tally.count,
+                "first_id": tally.first_id,
+                "last_id": tally.last_id,
+            }
+            for name, tally in self.streams.items()
+        }

@@ -1,0 +1,290 @@
+"""Binance spot frames to columns: `trade` and `bookTicker` of combined or raw streams.
+
+Mapping (spec ING-03, ING-04): a trade's timestamp is `T` (not `E`), its side is the aggressor's:
+SELL when the buyer was the maker. `bookTicker` carries no time, so a quote's timestamp is when we
+received it, and its vendor_data says so. Prices and quantities stay the exchange's text; whether
+they make sense is for the rules to judge. What cannot be mapped is refused, never raised.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from k2.records import build, vendor_map
+from k2.sources.binance_frames import BOOK_FRAME, TRADE_FRAME, BookTicker, Trade
+from k2.sources.plan import CHANNELS
+from k2.sources.refused import Refused
+from k2.sources.symbols import split_symbol
+
+_PREFIX: Final = b'{"stream":"'
+_PREFIX_LENGTH: Final = len(_PREFIX)
+_DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_TEXT: Final = pa.string()
+
+Received = tuple[int, bytes]
+
+
+@dataclass(slots=True)
+class Mapped:
+    """What a run of frames became.
+
+    `trades`, `quotes`: wire batches (`k2.records`), None when there are none; rows keep the order
+    of the frames. `ignored`: frames of channels not asked for, by channel. `control`: answers to
+    our own messages. `delay_us`: receive time minus exchange time of the last trade (the clocks
+    differ: it may be negative).
+    """
+
+    trades: pa.RecordBatch | None = None
+    quotes: pa.RecordBatch | None = None
+    refused: list[Refused] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
+    control: int = 0
+    delay_us: int | None = None
+
+
+class BinanceMapper:
+    """Maps frames of the given symbols and channels."""
+
+    def __init__(
+        self,
+        symbols: Iterable[str],
+        channels: Sequence[str] = CHANNELS,
+        *,
+        exchange: str = "BINANCE",
+        asset_class: str = "crypto",
+    ) -> None:
+        self._assets = {symbol.upper(): split_symbol(symbol.upper()) for symbol in symbols}
+        self._routes = {
+            f"{symbol.lower()}@{channel}".encode(): (channel, symbol)
+            for symbol in self._assets
+            for channel in channels
+        }
+        self._channels = frozenset(channels)
+        self._exchange = exchange
+        self._asset_class = asset_class
+
+    def map(
+        self, frames: Sequence[Received], *, ingestion_us: int, is_backfill: bool = False
+    ) -> Mapped:
+        """Columns of `frames`, (receive time in microseconds UTC, bytes) each; never raises.
+
+        `ingestion_us`: when they are handed to the log.
+        """
+        rows = _Rows()
+        for frame in frames:
+            self._sort(frame, rows)
+        mapped = rows.mapped
+        if rows.trades:
+            mapped.trades = self._trade_batch(rows, ingestion_us, is_backfill)
+            mapped.delay_us = rows.trade_recv_us[-1] - rows.trades[-1].T * 1_000
+        if rows.quotes:
+            mapped.quotes = self._quote_batch(rows, ingestion_us, is_backfill)
+        return mapped
+
+    def _sort(self, frame: Received, rows: _Rows) -> None:
+        recv_us, data = frame
+        route = None
+        if data.startswith(_PREFIX):
+            route = self._routes.get(data[_PREFIX_LENGTH : data.find(b'"', _PREFIX_LENGTH)])
+        try:
+            if route is None:
+                self._sort_unusual(recv_us, data, rows)
+                return
+            channel, symbol = route
+            if channel == "trade":
+                rows.add_trade(TRADE_FRAME.decode(data).data, symbol, recv_us, data)
+            else:
+                rows.add_quote(BOOK_FRAME.decode(data).data, symbol, recv_us, data)
+        except _DECODE_ERRORS as exc:
+            reason = "bad_fields" if isinstance(exc, msgspec.ValidationError) else "bad_json"
+            rows.refuse(reason, data, str(exc), recv_us)
+
+    def _sort_unusual(self, recv_us: int, data: bytes, rows: _Rows) -> None:
+        """Frames that do not begin with the name of one of our streams."""
+        content = msgspec.json.decode(data)
+        if not isinstance(content, dict):
+            rows.refuse("unknown_frame", data, "not a JSON object", recv_us)
+            return
+        stream, inner = content.get("stream"), content.get("data")
+        if isinstance(stream, str) and isinstance(inner, dict):
+            name, _, channel = stream.partition("@")
+            self._sort_bare(channel, name.upper(), inner, recv_us, data, rows)
+        elif "result" in content or "code" in content or "error" in content:
+            self._sort_answer(content, recv_us, data, rows)
+        else:
+            channel = _channel_of(content)
+            self._sort_bare(channel, str(content.get("s")), content, recv_us, data, rows)
+
+    def _sort_answer(self, content: dict[str, Any], recv_us: int, data: bytes, rows: _Rows) -> None:
+        if "result" in content and "error" not in content:
+            rows.mapped.control += 1
+        else:
+            detail = str(content.get("msg") or content.get("error") or content)
+            rows.refuse("exchange_error", data, detail, recv_us)
+
+    def _sort_bare(
+        self,
+        channel: str,
+        symbol: str,
+        content: dict[str, Any],
+        recv_us: int,
+        data: bytes,
+        rows: _Rows,
+    ) -> None:
+        if not channel:
+            rows.refuse("unknown_frame", data, "neither a stream nor an event", recv_us)
+        elif channel not in self._channels:
+            rows.mapped.ignored[channel] += 1
+        elif symbol not in self._assets:
+            rows.refuse("unknown_symbol", data, f"{symbol[:40]!r} is not subscribed", recv_us)
+        elif channel == "trade":
+            rows.add_trade(msgspec.convert(content, Trade), symbol, recv_us, data)
+        else:
+            rows.add_quote(msgspec.convert(content, BookTicker), symbol, recv_us, data)
+
+    def _trade_batch(self, rows: _Rows, ingestion_us: int, is_backfill: bool) -> pa.RecordBatch:
+        """All rows in order; rows without `M` differ in their vendor_data only."""
+        trades = rows.trades
+        count = len(trades)
+        exchange = self._exchange
+        times_ms = np.fromiter((trade.T for trade in trades), np.int64, count)
+        ids = np.fromiter((trade.t for trade in trades), np.int64, count)
+        bases, quotes = self._asset_columns([trade.s for trade in trades])
+        return build(
+            "trades",
+            count,
+            {
+                "message_id": [f"{exchange}:{t.T}:{t.s}:{t.t}" for t in trades],
+                "trade_id": pa.array(ids).cast(_TEXT),
+                "symbol": [trade.s for trade in trades],
+                "exchange": exchange,
+                "asset_class": self._asset_class,
+                "timestamp": times_ms * 1_000,
+                "receive_timestamp": np.array(rows.trade_recv_us, np.int64),
+                "ingestion_timestamp": np.full(count, ingestion_us, np.int64),
+                "price": [trade.p for trade in trades],
+                "quantity": [trade.q for trade in trades],
+                "currency": quotes,
+                "side": ["SELL" if trade.m else "BUY" for trade in trades],
+                "source_sequence": ids,
+                "vendor_data": _trade_vendor(trades, times_ms, bases, quotes),
+                "is_backfill": is_backfill,
+            },
+        )
+
+    def _quote_batch(self, rows: _Rows, ingestion_us: int, is_backfill: bool) -> pa.RecordBatch:
+        quotes = rows.quotes
+        count = len(quotes)
+        exchange = self._exchange
+        recv_us = np.array(rows.quote_recv_us, np.int64)
+        ids = np.fromiter((quote.u for quote in quotes), np.int64, count)
+        bases, currencies = self._asset_columns([quote.s for quote in quotes])
+        vendor = {
+            "base_asset": bases,
+            "quote_asset": currencies,
+            "timestamp_source": "receive",
+        }
+        return build(
+            "quotes",
+            count,
+            {
+                "message_id": [
+                    f"{exchange}:{us // 1_000}:{q.s}:{q.u}"
+                    for us, q in zip(rows.quote_recv_us, quotes, strict=True)
+                ],
+                "quote_id": pa.array(ids).cast(_TEXT),
+                "symbol": [quote.s for quote in quotes],
+                "exchange": exchange,
+                "asset_class": self._asset_class,
+                "timestamp": recv_us,
+                "receive_timestamp": recv_us,
+                "ingestion_timestamp": np.full(count, ingestion_us, np.int64),
+                "bid_price": [quote.b for quote in quotes],
+                "bid_quantity": [quote.B for quote in quotes],
+                "ask_price": [quote.a for quote in quotes],
+                "ask_quantity": [quote.A for quote in quotes],
+                "currency": currencies,
+                "source_sequence": ids,
+                "vendor_data": vendor_map(count, vendor),
+                "is_backfill": is_backfill,
+            },
+        )
+
+    def _asset_columns(self, symbols: list[str]) -> tuple[pa.Array, pa.Array]:
+        """(base, quote) per row."""
+        pairs = [self._assets[symbol] for symbol in symbols]
+        return pa.array([base for base, _ in pairs]), pa.array([quote for _, quote in pairs])
+
+
+class _Rows:
+    """Decoded frames by kind, with their receive times."""
+
+    def __init__(self) -> None:
+        self.trades: list[Trade] = []
+        self.trade_recv_us: list[int] = []
+        self.quotes: list[BookTicker] = []
+        self.quote_recv_us: list[int] = []
+        self.mapped = Mapped()
+
+    def add_trade(self, trade: Trade, symbol: str, recv_us: int, data: bytes) -> None:
+        if trade.s == symbol:
+            self.trades.append(trade)
+            self.trade_recv_us.append(recv_us)
+        else:
+            self._mismatch(trade.s, symbol, data, recv_us)
+
+    def add_quote(self, quote: BookTicker, symbol: str, recv_us: int, data: bytes) -> None:
+        if quote.s == symbol:
+            self.quotes.append(quote)
+            self.quote_recv_us.append(recv_us)
+        else:
+            self._mismatch(quote.s, symbol, data, recv_us)
+
+    def refuse(self, reason: str, data: bytes, detail: str, recv_us: int) -> None:
+        self.mapped.refused.append(Refused(reason, data, detail, recv_us))
+
+    def _mismatch(self, found: str, symbol: str, data: bytes, recv_us: int) -> None:
+        detail = f"symbol {found[:40]!r} in the stream of {symbol!r}"
+        self.refuse("symbol_mismatch", data, detail, recv_us)
+
+
+def _channel_of(content: dict[str, Any]) -> str:
+    """The channel of a frame from a raw stream; book tickers of the spot market name no event."""
+    event = content.get("e")
+    if isinstance(event, str):
+        return event
+    return "bookTicker" if {"u", "b", "B", "a", "A"} <= content.keys() else ""
+
+
+def _trade_vendor(
+    trades: list[Trade], times_ms: npt.NDArray[np.int64], bases: pa.Array, quotes: pa.Array
+) -> pa.Array:
+    count = len(trades)
+    columns = {
+        "is_buyer_maker": pa.array(["true" if trade.m else "false" for trade in trades]),
+        "event_type": "trade",
+        "event_time": _as_text(np.fromiter((trade.E for trade in trades), np.int64, count)),
+        "trade_time": _as_text(times_ms),
+        "base_asset": bases,
+        "quote_asset": quotes,
+    }
+    best = [trade.M for trade in trades]
+    texts = pa.array(["true" if value else "false" for value in best])
+    full = vendor_map(count, {**columns, "is_best_match": texts})
+    if None not in best:
+        return full
+    bare = vendor_map(count, columns)
+    chosen = [row if value is None else row + count for row, value in enumerate(best)]
+    return pa.concat_arrays([bare, full]).take(pa.array(chosen))
+
+
+def _as_text(values: npt.NDArray[np.int64]) -> pa.Array:
+    return pa.array(values).cast(_TEXT)
