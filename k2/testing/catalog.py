@@ -22,19 +22,21 @@ class Fault(Enum):
     SERVER_ERROR = "it lands, and the answer is a 502"
     CONFLICT = "another writer was first"
     CONFLICT_AFTER_LANDING = "it lands, and a retry below us is answered with a conflict"
-    LATE = "no answer; it lands when the table is loaded the second time from now"
+    LATE = "no answer; it lands some loads of the table later"
 
 
 class FaultyCatalog:
     """Passes everything to `inner`, but applies the next of `faults` to each commit.
 
-    `load_failures`: how many of the next loads fail. Everything else is the real catalog's.
+    `load_failures`: how many of the next loads fail. `late_loads`: before which load from then a
+    late request lands. Everything else is the real catalog's.
     """
 
     def __init__(self, inner: Catalog, faults: Iterable[Fault] = ()) -> None:
         self.inner = inner
         self.faults = deque(faults)
         self.load_failures = 0
+        self.late_loads = 2
         self.commits = 0
         self._late: deque[list[Any]] = deque()
 
@@ -65,7 +67,7 @@ class FaultyCatalog:
         if fault is Fault.CONFLICT:
             raise CommitFailedException("injected: branch main has changed")
         if fault is Fault.LATE:
-            self._late.append([2, (table, requirements, updates)])
+            self._late.append([self.late_loads, (table, requirements, updates)])
             raise TimeoutError("injected: no answer")
         response = self.inner.commit_table(table, requirements, updates)
         if fault is Fault.LOST_REPLY:
