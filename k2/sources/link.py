@@ -74,7 +74,7 @@ class Link:
         self._refuse = refuse
         self._on_flow = on_flow
         self._heard_s = clock.monotonic_s()
-        self._blocked = False
+        self.blocked = False
 
     async def run(self) -> str:
         """Read, subscribe and watch until one of them ends the connection; the reason."""
@@ -139,9 +139,9 @@ class Link:
 
     async def _wait(self, what: Awaitable[object]) -> None:
         """Wait without reading; the silence of that time is ours, not the exchange's."""
-        self._blocked = True
+        self.blocked = True
         await what
-        self._blocked = False
+        self.blocked = False
         self._heard_s = self._clock.monotonic_s()
 
     def _refuse_large(self, data: bytes, recv_us: int) -> None:
@@ -179,7 +179,7 @@ class Link:
             wake_s = min(ping_at_s, answer_by_s, self._heard_s + stale_s)
             await clock.sleep(max(0.0, wake_s - clock.monotonic_s()))
             now_s = clock.monotonic_s()
-            if self._blocked:
+            if self.blocked:
                 self._heard_s = now_s
             if now_s >= answer_by_s:
                 if self._heard_s < pinged_s:

@@ -24,7 +24,7 @@ from k2.clock import SYSTEM_CLOCK, Clock
 from k2.errors import ConfigError, SourceError
 from k2.sources.backoff import Backoff
 from k2.sources.buffer import FrameBuffer, Received
-from k2.sources.connector import Connector
+from k2.sources.connector import Connector, Socket
 from k2.sources.link import ExchangeProtocol, Link, LinkLimits
 from k2.sources.refused import Refused
 from k2.sources.stats import SessionStats
@@ -116,33 +116,30 @@ class Session:
         self._running = True
         try:
             while not self._closing.is_set():
-                link = await self._open()
-                if link is None:
-                    await self._wait_before_retry()
-                elif reason := await self._keep(link):
-                    self._note_failure(reason, self.stats.last_error)
-                    await self._wait_before_retry()
+                try:
+                    await self._connect_and_keep()
+                except Exception as exc:  # noqa: BLE001 - a feed outlives its own bugs, loudly
+                    _log.exception("session_failed", session=self.name)
+                    self._note_failure("error", repr(exc))
+                await self._wait_before_retry()
         finally:
             self.stats.state = "closed"
             self._buffer.close()
             self._closed.set()
             await self._connector.close()
 
+    async def _connect_and_keep(self) -> None:
+        link = await self._open()
+        if link is not None and (reason := await self._keep(link)):
+            self._note_failure(reason, self.stats.last_error)
+
     async def _open(self, *, held: bool = False) -> Link | None:
         """A connected link, or None after noting the failure."""
         base = self._config.urls[self._url_index]
         if not held:
             self.stats.state = "connecting"
-        try:
-            async with asyncio.timeout(self._config.connect_timeout_s):
-                socket = await self._connector.connect(self._exchange.url(base))
-        except SourceError as exc:
-            self._note_failure("connect_failed", exc.message)
-            self._retry_after_s = float(exc.details.get("retry_after_s", 0.0))
-            return None
-        except TimeoutError:
-            limit_s = self._config.connect_timeout_s
-            self._note_failure("connect_failed", f"{base} did not answer within {limit_s} s")
+        socket = await self._connect(base)
+        if socket is None:
             return None
         self.stats.connects += 1
         self.stats.url = base
@@ -160,6 +157,24 @@ class Session:
             on_flow=self._note_flow,
             held=held,
         )
+
+    async def _connect(self, base: str) -> Socket | None:
+        """An open socket; None after noting the failure, or when the session closes meanwhile."""
+        limit_s = self._config.connect_timeout_s
+        connecting = asyncio.ensure_future(self._connector.connect(self._exchange.url(base)))
+        try:
+            await self._first(connecting, limit_s, self._closing)
+            if connecting.done():
+                return connecting.result()
+        except SourceError as exc:
+            self._note_failure("connect_failed", exc.message)
+            self._retry_after_s = float(exc.details.get("retry_after_s", 0.0))
+            return None
+        finally:
+            await _cancelled(connecting)
+        if not self._closing.is_set():
+            self._note_failure("connect_failed", f"{base} did not answer within {limit_s} s")
+        return None
 
     async def _keep(self, link: Link) -> str:
         """Serve `link` and its successors; why the last ended, or "" when the session closes."""
@@ -187,26 +202,36 @@ class Session:
         if new is None:
             return None
         running = asyncio.create_task(new.run())
-        await self._first(running, self._config.handover_s, new.flowing)
-        if running.done():
-            self._note_failure(running.result(), self.stats.last_error)
-            return None
-        await self._finish(old, old_running)
+        try:
+            await self._first(running, self._config.handover_s, new.flowing, self._closing)
+            if running.done():
+                self._note_failure(running.result(), self.stats.last_error)
+                return None
+            await self._finish(old, old_running, patient=True)
+        except asyncio.CancelledError:
+            await _cancelled(running)
+            raise
         new.release()
         self.stats.reconnects["rotation"] += 1
         _log.info("session_rotated", session=self.name, url=self.stats.url)
         return new, running
 
-    async def _finish(self, link: Link, running: asyncio.Task[str]) -> None:
+    async def _finish(
+        self, link: Link, running: asyncio.Task[str], *, patient: bool = False
+    ) -> None:
+        """Close `link` and take what is under way; `patient`: however long the taker needs."""
         await link.finish()
-        await self._first(running, self._config.close_timeout_s)
+        while True:
+            await self._first(running, self._config.close_timeout_s)
+            if running.done() or not (patient and link.blocked) or self._closing.is_set():
+                break
         await _cancelled(running)
 
     async def _first(
-        self, running: asyncio.Task[str], seconds: float, *events: asyncio.Event
+        self, running: asyncio.Future[Any], seconds: float, *events: asyncio.Event
     ) -> None:
         """Return when `running` ends, an event is set, or `seconds` are over."""
-        others = [asyncio.ensure_future(self._clock.sleep(seconds))]
+        others: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._clock.sleep(seconds))]
         others += [asyncio.ensure_future(_set(event)) for event in events]
         try:
             await asyncio.wait([running, *others], return_when=asyncio.FIRST_COMPLETED)

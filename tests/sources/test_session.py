@@ -18,7 +18,7 @@ from k2.exchange.connection import PingPolicy
 from k2.exchange.server import ExchangeServer
 from k2.sources.binance_protocol import BinanceProtocol
 from k2.sources.buffer import Received
-from k2.sources.connector import FRAME_CEILING_BYTES, AiohttpConnector
+from k2.sources.connector import FRAME_CEILING_BYTES, AiohttpConnector, Socket
 from k2.sources.link import LinkLimits
 from k2.sources.session import Session, SessionConfig
 from k2.testing.clock import ManualClock, eventually, turns
@@ -394,3 +394,72 @@ async def test_a_wish_of_the_exchange_to_wait_is_granted() -> None:
             assert "429" in session.stats.last_error
     finally:
         await runner.cleanup()
+
+
+async def test_a_rotation_waits_for_a_slow_taker_and_loses_nothing() -> None:
+    server_clock, clock = ManualClock(), ManualClock()
+    limits = LinkLimits(ping_interval_s=1e6, stale_after_s=0)
+    feed = ListFeed(trades(20_000), [trade(20_001), trade(20_002, at_ms=60_000)])
+    async with (
+        serving(feed, speed=1.0, mode="by-clock", clock=server_clock) as server,
+        running(
+            server.url, clock=clock, limits=limits, max_lifetime_s=3_600, queue_frames=50
+        ) as session,
+    ):
+        await eventually(lambda: server.played.count() == 20_001)
+        await eventually(lambda: session.stats.waits_for_room)
+        await clock.advance(3_600)
+        await eventually(lambda: server.connections == 2)
+        for _ in range(10):  # handover and close limits pass while nobody takes anything
+            await clock.advance(5)
+        received = await take(session, 20_001)
+        assert ids(received) == list(range(1, 20_002))
+        await clock.advance(5)
+        await eventually(lambda: session.stats.reconnects["rotation"] == 1)
+        await server_clock.advance(60)
+        assert ids(await take(session, 1)) == [20_002]
+
+
+async def test_an_address_that_never_answers_is_given_up_in_time() -> None:
+    async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+
+    writers: list[asyncio.StreamWriter] = []
+    clock = ManualClock()
+    listener = await asyncio.start_server(silent, "127.0.0.1", 0)
+    url = f"ws://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    async with listener, running(url, clock=clock, connect_timeout_s=10) as session:
+        await eventually(lambda: writers)
+        await clock.advance(10)
+        await eventually(lambda: session.stats.state == "waiting")
+        assert "did not answer within 10 s" in session.stats.last_error
+        await clock.advance(session.stats.backoff_s)
+        await eventually(lambda: len(writers) == 2)
+        await session.close()  # does not wait for the answer either
+        assert session.stats.state == "closed"
+    for writer in writers:
+        writer.close()
+
+
+async def test_a_bug_does_not_end_the_feed() -> None:
+    class Broken(AiohttpConnector):
+        failures = 1
+
+        async def connect(self, url: str) -> Socket:
+            if self.failures:
+                self.failures -= 1
+                raise KeyError("a bug")
+            return await super().connect(url)
+
+    clock = ManualClock()
+    async with serving(ListFeed(trades(1))) as server:
+        session = Session(
+            BinanceProtocol(STREAMS), SessionConfig((server.url,)), Broken(), clock=clock, rng=Top()
+        )
+        task = asyncio.create_task(session.run())
+        await eventually(lambda: session.stats.state == "waiting")
+        assert session.stats.reconnects == {"error": 1}
+        await clock.advance(1)
+        assert ids(await take(session, 1)) == [1]
+        await session.close()
+        await task
