@@ -7,6 +7,7 @@ with an error instead of reading on elsewhere.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -72,6 +73,30 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
             **aiokafka_options(kafka),
         )
+
+    async def call_thread(self, fun: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run `fun` in the thread; raises `ConsumerStoppedError` when the thread ends first.
+
+        A crash ends the thread, and mode would leave later callers waiting for ever: a worker
+        that crashed could not stop.
+        """
+        if self._shutdown.is_set():
+            raise ConsumerStoppedError
+        try:
+            promise = await self.method_queue.call(
+                self.parent_loop.create_future(), fun, *args, **kwargs
+            )
+        except RuntimeError as exc:  # the thread's loop was closed just now
+            raise ConsumerStoppedError from exc
+        ended = asyncio.ensure_future(self._shutdown.wait())
+        try:
+            await asyncio.wait([promise, ended], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ended.cancel()
+        if promise.done():
+            return promise.result()
+        promise.cancel()
+        raise ConsumerStoppedError
 
     async def _fetch_records(
         self,
@@ -154,6 +179,12 @@ class Consumer(BatchConsumerMixin, driver.Consumer):
 
     async def _committed(self, tps: Collection[TP]) -> dict[TP, int | None]:
         return await self._thread.committed(tps)
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        try:
+            return await super()._commit(offsets)  # type: ignore[no-any-return]
+        except ConsumerStoppedError:
+            return False  # what is not committed is delivered again
 
     async def _seek_positions(self, positions: Mapping[TP, int]) -> None:
         await self._thread.seek_positions(positions)
