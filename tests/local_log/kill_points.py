@@ -29,7 +29,7 @@ class Killing(Files):
             half()
         elif self.moment == "after":
             operation()
-        os.kill(os.getpid(), signal.SIGKILL)
+        return os.kill(os.getpid(), signal.SIGKILL)
 
     def open_append(self, path):
         return self._at(lambda: super(Killing, self).open_append(path))
@@ -52,7 +52,7 @@ class Killing(Files):
         self._at(lambda: super(Killing, self).remove(path))
 
     def remove_tree(self, path):
-        half = sorted(path.rglob("*"))[-1]
+        half = max(path.rglob("*"))
         self._at(lambda: super(Killing, self).remove_tree(path), half.unlink)
 
 
@@ -112,7 +112,8 @@ def main(directory):
         moment = ("before", "half", "after")[point % 3]
         name = f"{point}-{moment}"
         acked, survived = run(directory / name, point, moment)
-        print(json.dumps({"directory": name, "acked": acked, "survived": survived}))
+        line = {"directory": name, "acked": acked, "survived": survived}
+        sys.stdout.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ def append(log, *values, **options):
 
 def batches(log, offset=None, max_bytes=1):
     """(base offset, [(offset, key, value)]) of every batch, read one by one."""
+    asked = None
     offset = log.start_offset if offset is None else offset
     found = []
     while (chunk := log.read(offset, max_bytes)) is not None:
@@ -28,11 +29,13 @@ def batches(log, offset=None, max_bytes=1):
             rows = [
                 (header.base_offset + row.delta, row.key, row.value)
                 for row in records_of(raw, header.base_offset)
+                # Compaction may have made one batch of what was read in part before.
+                if asked is None or header.base_offset + row.delta >= offset
             ]
             found.append((header.base_offset, rows))
             position += header.size
         assert chunk.next_offset > offset
-        offset = chunk.next_offset
+        asked = offset = chunk.next_offset
     return found
 
 

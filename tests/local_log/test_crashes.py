@@ -68,9 +68,15 @@ Step = st.one_of(
 )
 
 
-@given(steps=st.lists(Step, max_size=25), roll=st.sampled_from([300, 10**6]))
-@settings(max_examples=60, deadline=None)
-def test_what_is_read_is_a_prefix_of_what_was_acknowledged(tmp_path_factory, steps, roll):
+@given(
+    steps=st.lists(Step, max_size=25),
+    roll=st.sampled_from([300, 2_000, 10**6]),
+    max_bytes=st.integers(1, 5_000),
+)
+@settings(max_examples=80, deadline=None)
+def test_what_is_read_is_a_prefix_of_what_was_acknowledged(
+    tmp_path_factory, steps, roll, max_bytes
+):
     directory = tmp_path_factory.mktemp("log")
     store = open_store(directory)
     log = store.create_topic("t", 1, {"segment.bytes": str(roll)}).partitions[0]
@@ -91,7 +97,7 @@ def test_what_is_read_is_a_prefix_of_what_was_acknowledged(tmp_path_factory, ste
             damage(model, segments(log), *step)
             store = open_store(directory)
         log = store.partition("t", 0)
-        assert batches(log) == [
+        assert batches(log, max_bytes=max_bytes) == [
             (base, [(base + n, b"key", value) for n, value in enumerate(rows)])
             for base, rows, _, _ in model
         ]

@@ -1,7 +1,10 @@
+import threading
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from k2.errors import LogError, RetentionGapError
 from k2.testing.clock import ManualClock
 from k2.transport.local.files import Files
 from tests.local_log.logs import append, batches, crash, offsets, open_store, segments, values
@@ -216,3 +219,36 @@ def test_a_reader_of_a_compacted_log_ends_with_the_same_table(tmp_path_factory, 
     assert log.end_offset == end
     assert not found or found[-1][0] == end - 1
     store.close()
+
+
+def test_readers_are_not_disturbed_by_compaction_and_retention(tmp_path):
+    stop, errors, passes = threading.Event(), [], []
+
+    def read(log):
+        try:
+            while not stop.is_set():
+                found = [row for _, rows in batches(log, max_bytes=700) for row in rows]
+                seen = [offset for offset, _, _ in found]
+                assert seen == sorted(set(seen))
+                assert all(value == b"%d" % offset * 9 for offset, _, value in found)
+                passes.append(len(found))
+        except RetentionGapError:
+            read(log)  # what it was about to read was deleted: from the earliest on
+        except (AssertionError, LogError) as exc:
+            errors.append(exc)
+
+    with open_store(tmp_path) as store:
+        config = {"cleanup.policy": "compact,delete", "segment.bytes": "1500"}
+        log = store.create_topic("c", 1, {**config, "retention.bytes": "6000"}).partitions[0]
+        readers = [threading.Thread(target=read, args=(log,)) for _ in range(2)]
+        for reader in readers:
+            reader.start()
+        for n in range(1_500):
+            append(log, b"%d" % n * 9, keys=[b"%d" % (n * 7 % 40)])
+            if n % 15 == 14:
+                store.maintain()
+        stop.set()
+        for reader in readers:
+            reader.join()
+        assert not errors
+        assert len(passes) > 2

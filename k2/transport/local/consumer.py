@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from aiokafka.partitioner import DefaultPartitioner
@@ -16,7 +16,7 @@ from mode import Service
 
 from k2.errors import LogError
 from k2.transport.local.assignment import assign_all
-from k2.transport.local.follower import Follower
+from k2.transport.local.follower import PARTITION_BYTES, Follower
 from k2.transport.local.partition import PartitionLog
 from k2.transport.local.segment import Chunk
 from k2.transport.local.store import LogStore
@@ -26,6 +26,9 @@ from k2.transport.unpack import RecordBatches, split
 log = structlog.get_logger(__name__)
 
 _partition_of = DefaultPartitioner()
+
+#: Read at once from a topic that is delivered message by message: an object each, on the loop.
+_SINGLES_BYTES: Final = 65_536
 
 
 class LogConsumer(FaustConsumer):
@@ -178,7 +181,10 @@ class Consumer(BatchConsumerMixin, LogConsumer):
         self._reset_positions(ready)
         seeks = {tp: self.seek_counts[tp] for tp in ready}
         records: dict[TP, list[Any]] = {}
-        for tp, chunk in (await follower.read(ready)).items():
+        limits = {
+            tp: PARTITION_BYTES if self.carries_batches(tp) else _SINGLES_BYTES for tp in ready
+        }
+        for tp, chunk in (await follower.read(limits)).items():
             if self.seek_counts[tp] != seeks[tp] or tp not in follower.positions:
                 continue  # moved while it was read
             records[tp] = self._unpacked(tp, follower.positions[tp], chunk)

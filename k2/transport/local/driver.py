@@ -8,6 +8,7 @@ a failed append nothing of it is in the log. Kafka is the way to more workers.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,7 +38,7 @@ class Transport(base.Transport):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.directory = directory_of(self.url[0])
-        self._users: WeakKeyDictionary[Any, LogStore] = WeakKeyDictionary()
+        self._users: WeakKeyDictionary[Any, tuple[LogStore, Any]] = WeakKeyDictionary()
 
     # --- the store and who uses it ------------------------------------------------------------
 
@@ -46,16 +47,20 @@ class Transport(base.Transport):
 
         Raises `LogLockedError` when another process has it, `LogCorruptError`.
         """
-        found = self._users.get(user)
-        if found is None:
-            found = self._users[user] = self._acquire()
-        return found
+        held = self._users.get(user)
+        if held is None:
+            found = self._acquire()
+            # A user that is dropped without `release` must not hold the log for ever.
+            dropped = weakref.finalize(user, shared.release, found)
+            dropped.atexit = False
+            held = self._users[user] = (found, dropped)
+        return held[0]
 
     def release(self, user: Any) -> None:
         """Let go; the last user closes the log. Doing it twice does nothing."""
-        found = self._users.pop(user, None)
-        if found is not None:
-            shared.release(found)
+        held = self._users.pop(user, None)
+        if held is not None:
+            held[1]()
 
     def _acquire(self) -> LogStore:
         return shared.acquire(self.directory, fsync_s=registry(self.app).kafka.fsync_s)

@@ -7,6 +7,8 @@ import os
 import shutil
 from pathlib import Path
 
+_sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
+
 
 class Files:
     """The operating system's files. All methods raise `OSError`."""
@@ -30,7 +32,8 @@ class Files:
         os.ftruncate(fd, size)
 
     def sync(self, fd: int) -> None:
-        os.fsync(fd)
+        """Data and size to the disk; times need not be."""
+        _sync(fd)
 
     def close(self, fd: int) -> None:
         os.close(fd)

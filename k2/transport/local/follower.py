@@ -97,17 +97,18 @@ class Follower:
             found = (found[self._turn :] + found[: self._turn])[:most]
         return found
 
-    async def read(self, tps: Collection[TP], max_bytes: int = PARTITION_BYTES) -> dict[TP, Chunk]:
-        """Chunks from the positions on. Raises `RetentionGapError`, `LogCorruptError`.
+    async def read(self, limits: Mapping[TP, int]) -> dict[TP, Chunk]:
+        """Chunks from the positions on, of at most so many bytes per partition.
 
-        What is not at hand in memory is read in a thread.
+        Raises `RetentionGapError`, `LogCorruptError`. What is not at hand in memory is read in a
+        thread.
         """
-        jobs = {tp: (self.log(tp), self.positions[tp]) for tp in tps}
-        if all(log.is_near(position, _NEAR) for log, position in jobs.values()):
-            return _read_all(jobs, max_bytes)
-        return await asyncio.to_thread(_read_all, jobs, max_bytes)
+        jobs = {tp: (self.log(tp), self.positions[tp], size) for tp, size in limits.items()}
+        if all(log.is_near(position, _NEAR) for log, position, _ in jobs.values()):
+            return _read_all(jobs)
+        return await asyncio.to_thread(_read_all, jobs)
 
 
-def _read_all(jobs: Mapping[TP, tuple[PartitionLog, int]], max_bytes: int) -> dict[TP, Chunk]:
-    chunks = {tp: log.read(position, max_bytes) for tp, (log, position) in jobs.items()}
+def _read_all(jobs: Mapping[TP, tuple[PartitionLog, int, int]]) -> dict[TP, Chunk]:
+    chunks = {tp: log.read(position, size) for tp, (log, position, size) in jobs.items()}
     return {tp: chunk for tp, chunk in chunks.items() if chunk is not None}

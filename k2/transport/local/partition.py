@@ -10,11 +10,11 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from k2.errors import LogError, RetentionGapError
+from k2.errors import LogCorruptError, LogError, RetentionGapError
 from k2.transport.local.compaction import Compacted, compact_segments
 from k2.transport.local.config import LogConfig
 from k2.transport.local.files import DRAFT_SUFFIX, Files
-from k2.transport.local.format import parse_header, set_base_offset
+from k2.transport.local.format import Buffer, parse_header, set_base_offset
 from k2.transport.local.segment import SUFFIX, Chunk, Replaced, Segment
 
 logger = structlog.get_logger(__name__)
@@ -22,6 +22,9 @@ logger = structlog.get_logger(__name__)
 #: Most offsets that may be acknowledged but not yet synced. After a power failure that many are
 #: left out, so that an offset the lake may have stored is never given to another record.
 UNSYNCED_OFFSETS: Final = 65_536
+
+#: Holds the earliest offset, once it was moved by request rather than by retention.
+_START_FILE: Final = "start"
 
 
 class Mark(NamedTuple):
@@ -60,6 +63,7 @@ class PartitionLog:
         self._sync_lock = threading.Lock()
         self._maintenance_lock = threading.Lock()
         self._segments: list[Segment] = []
+        self._start = 0
         self._end = 0
         self._synced_end = 0
         self._fd: int | None = None
@@ -85,6 +89,8 @@ class PartitionLog:
         self._segments = [Segment(path, path.stat().st_size) for path in paths]
         if not self._segments:
             self._segments = [Segment(Segment.path_of(self.directory, 0), 0)]
+        start = self.directory / _START_FILE
+        self._start = int(start.read_bytes()) if start.exists() else 0
         last = self._segments[-1]
         lost = 0
         if mark is not None and (mark.base, mark.size) == (last.base, last.size):
@@ -163,7 +169,7 @@ class PartitionLog:
     @property
     def start_offset(self) -> int:
         """Earliest offset that may be read."""
-        return self._segments[0].base
+        return max(self._start, self._segments[0].base)
 
     @property
     def end_offset(self) -> int:
@@ -285,21 +291,38 @@ class PartitionLog:
         end, segments = self._end, self._segments
         if offset >= end:
             return None
-        if offset < segments[0].base:
+        earliest = max(self._start, segments[0].base)
+        if offset < earliest:
             raise RetentionGapError(
                 f"{self._name}: offset {offset} was deleted by retention; the earliest is "
-                f"{segments[0].base}",
+                f"{earliest}",
                 topic=self.topic,
                 partition=self.partition,
                 position=offset,
-                earliest=segments[0].base,
+                earliest=earliest,
             )
         at = max(0, bisect_right(segments, offset, key=lambda segment: segment.base) - 1)
+        parts: list[Buffer] = []
+        next_offset = offset
         for segment in segments[at:]:
-            chunk = segment.read(offset, max_bytes)
-            if chunk is not None:
-                return chunk
-        return Chunk(b"", end)
+            try:
+                chunk = segment.read(next_offset, max_bytes)
+            except LogCorruptError:
+                if parts:
+                    break  # what is whole first; the next read says the rest
+                raise
+            if chunk is None:
+                continue
+            if parts and len(chunk.data) > max_bytes:
+                break
+            parts.append(chunk.data)
+            next_offset = chunk.next_offset
+            max_bytes -= len(chunk.data)
+            if max_bytes <= 0 or not chunk.ends_file:
+                break
+        if not parts:
+            return Chunk(b"", end, ends_file=True)
+        return Chunk(parts[0] if len(parts) == 1 else b"".join(parts), next_offset, ends_file=True)
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call `listener` after every append, in the appending thread; returns how to stop."""
@@ -356,9 +379,12 @@ class PartitionLog:
                 raise self._write_error(exc, "delete or compact files next") from exc
 
     def delete_below(self, offset: int) -> None:
-        """Delete closed files that hold nothing from `offset` on. Raises `LogError`."""
+        """Make `offset` the earliest, as Kafka's DeleteRecords does. Raises `LogError`."""
+        offset = min(offset, self._end)
         with self._maintenance_lock:
             try:
+                self._files.write_file(self.directory / _START_FILE, b"%d" % offset)
+                self._start = max(self._start, offset)
                 while len(self._segments) > 1 and self._segments[1].base <= offset:
                     self._delete_oldest("asked")
             except OSError as exc:

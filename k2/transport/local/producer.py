@@ -63,11 +63,6 @@ class Producer(FaustProducer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.app.in_transaction:
-            raise ConfigError(
-                "processing_guarantee='exactly_once' needs Kafka; the embedded log has no "
-                "transactions, and K2's steps are idempotent without them"
-            )
         self._lanes: defaultdict[TP, _Lane] = defaultdict(_Lane)
         self._gathering: dict[TP, _Gathering] = {}
 
@@ -77,7 +72,12 @@ class Producer(FaustProducer):
         return store
 
     async def on_start(self) -> None:
-        """Open the log."""
+        """Open the log. Raises `ConfigError` when the app asks for transactions."""
+        if self.app.in_transaction:
+            raise ConfigError(
+                "processing_guarantee='exactly_once' needs Kafka; the embedded log has no "
+                "transactions, and K2's steps are idempotent without them"
+            )
         await asyncio.to_thread(lambda: self._store)
         await super().on_start()
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 
 from faust.types import TP
 
+from k2.errors import LogError
 from k2.transport.batch import LogBatch
 from k2.transport.local.consumer import batches
-from k2.transport.local.follower import Follower
+from k2.transport.local.follower import PARTITION_BYTES, Follower
 from k2.transport.local.segment import Chunk
 from k2.transport.local.store import LogStore
 from k2.transport.positions import check_position
@@ -44,9 +45,11 @@ class EmbeddedReader:
         self._follower.follow(logs, positions)
 
     async def getmany(self, timeout_s: float) -> list[LogBatch]:
+        if self._store is None:
+            raise LogError("the reader is not started; call `start` with the positions first")
         follower = self._follower
         ready = await follower.wait(follower.positions.keys(), timeout_s)
-        chunks = await follower.read(ready)
+        chunks = await follower.read(dict.fromkeys(ready, PARTITION_BYTES))
         self._highwaters.update({tp: follower.log(tp).end_offset for tp in chunks})
         if not chunks:
             return []

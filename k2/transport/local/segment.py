@@ -34,10 +34,12 @@ class Chunk(NamedTuple):
     """Whole record batches read from a partition.
 
     `next_offset`: where to go on; without data it lies behind a hole in the offsets.
+    `ends_file`: nothing follows in the same file.
     """
 
     data: Buffer
     next_offset: int
+    ends_file: bool
 
 
 class Replaced(Exception):
@@ -111,7 +113,7 @@ class Segment:
             first = self._require(parse_header(data, start), at + start)
             if start + first.size > len(data):
                 data, at, start = file.read(at + start, first.size), at + start, 0
-        return self._whole_batches(data, at, start, max_bytes)
+        return self._whole_batches(data, at, start, max_bytes, limit)
 
     def scan(self) -> Iterator[tuple[int, memoryview, BatchHeader]]:
         """Every batch with its position, checked by CRC. Raises `LogCorruptError`."""
@@ -126,7 +128,9 @@ class Segment:
                 if start + header.size > len(data):
                     break
                 batch = data[start : start + header.size]
-                self._check(batch, position + start)
+                damage = self._damage(batch, header, self.base)
+                if damage is not None:
+                    raise self._corrupt(position + start, damage)
                 yield position + start, batch, header
                 start += header.size
             position += start
@@ -200,18 +204,20 @@ class Segment:
             start += header.size
         return start, False
 
-    def _whole_batches(self, data: bytes, at: int, start: int, max_bytes: int) -> Chunk:
+    def _whole_batches(self, data: bytes, at: int, start: int, max_bytes: int, limit: int) -> Chunk:
         view = memoryview(data)
         stop, next_offset = start, 0
         while (header := parse_header(view, stop)) is not None:
             end = stop + header.size
-            if header.base_offset < next_offset:
-                raise self._corrupt(at + stop, "its offsets fall")
             if end > len(view) or (stop > start and end - start > max_bytes):
                 break
-            self._check(view[stop:end], at + stop)
+            damage = self._damage(view[stop:end], header, next_offset)
+            if damage is not None:
+                if stop > start:
+                    break  # what is whole first; the next read says the rest
+                raise self._corrupt(at + stop, damage)
             stop, next_offset = end, header.next_offset
-        return Chunk(view[start:stop], next_offset)
+        return Chunk(view[start:stop], next_offset, at + stop == limit)
 
     def _header_at(self, file: _File, position: int) -> BatchHeader:
         return self._require(parse_header(file.read(position, HEADER_BYTES), 0), position)
@@ -223,9 +229,10 @@ class Segment:
             raise self._corrupt(position, "the record batch there is longer than the file")
         return header
 
-    def _check(self, batch: memoryview, position: int) -> None:
-        if not crc_is_valid(batch):
-            raise self._corrupt(position, "the record batch there fails its CRC")
+    def _damage(self, batch: memoryview, header: BatchHeader, floor: int) -> str | None:
+        if header.base_offset < floor:
+            return "the offsets of the record batch there fall behind the one before"
+        return None if crc_is_valid(batch) else "the record batch there fails its CRC"
 
     def _corrupt(self, position: int, what: str) -> LogCorruptError:
         return LogCorruptError(

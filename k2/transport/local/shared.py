@@ -7,10 +7,16 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import structlog
+
+from k2.errors import LogError
 from k2.transport.local.store import LogStore
 
+logger = structlog.get_logger(__name__)
+
 _stores: dict[Path, tuple[LogStore, int]] = {}
-_lock = threading.Lock()
+#: Reentrant: a release may come from the garbage collector in the middle of an acquire.
+_lock = threading.RLock()
 
 
 def acquire(directory: Path, **options: Any) -> LogStore:
@@ -30,12 +36,14 @@ def acquire(directory: Path, **options: Any) -> LogStore:
 def release(store: LogStore) -> None:
     """Give up one use; the last one closes the store. Raises `LogError`."""
     with _lock:
-        open_store, users = _stores[store.directory]
+        found, users = _stores.get(store.directory, (None, 0))
+        if found is not store:
+            return  # closed at exit already
         if users > 1:
-            _stores[store.directory] = (open_store, users - 1)
+            _stores[store.directory] = (store, users - 1)
             return
         del _stores[store.directory]
-        open_store.close()
+        store.close()
 
 
 @atexit.register
@@ -45,4 +53,7 @@ def _close_all() -> None:
         stores = [store for store, _ in _stores.values()]
         _stores.clear()
     for store in stores:
-        store.close()
+        try:
+            store.close()
+        except LogError as exc:
+            logger.exception("close_failed", error=exc.message, **exc.details)

@@ -147,17 +147,13 @@ class LogStore:
         if self._sync_thread is not None:
             self._sync_thread.join()
             self._sync_thread = None
+        with self._lock:
+            topics, self._topics = list(self._topics.values()), {}
         try:
-            with self._lock:
-                topics = list(self._topics.values())
-                for topic in topics:
-                    for log in topic.partitions:
-                        log.close()
-                self._topics = {}
-                marks = {
-                    topic.meta.epoch: [tuple(log.mark()) for log in topic.partitions]
-                    for topic in topics
-                }
+            failures = [exc for topic in topics for exc in _close_all(topic)]
+            if failures:
+                raise failures[0]
+            marks = {t.meta.epoch: [tuple(log.mark()) for log in t.partitions] for t in topics}
             self._files.write_file(
                 self.directory / "clean.json", msgspec.json.encode({"marks": marks})
             )
@@ -294,6 +290,16 @@ class LogStore:
         except LogError as exc:
             # Appends to a partition that could not be synced fail from here on: the writer stops.
             logger.exception(event, error=exc.message, **exc.details)
+
+
+def _close_all(topic: Topic) -> list[LogError]:
+    failures = []
+    for log in topic.partitions:
+        try:
+            log.close()
+        except LogError as exc:  # the others still have to be closed
+            failures.append(exc)
+    return failures
 
 
 def check_partitions(topic: Topic, wanted: int) -> None:
