@@ -1,1 +1,1 @@
-""""""
+"""Doing less under overload, and saying so."""

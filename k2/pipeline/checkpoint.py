@@ -109,9 +109,7 @@ def dump(continuity: Continuity, sessions: dict[bytes, int]) -> dict[str, Sequen
         columns["recent"] = _joined(generation.recent for generation in rising)
     else:
         contiguous = [g for g in generations if isinstance(g, Contiguous)]
-        columns["skipped_from"] = [generation.skipped_from for generation in contiguous]
         columns |= _flat("gaps", [generation.gaps for generation in contiguous])
-        columns |= _flat("held", [generation.held for generation in contiguous])
     return columns
 
 
@@ -198,23 +196,14 @@ def _load_generation(made: Generation, columns: _Columns, sessions: list[bytes])
         made.session = sessions[columns.one("session")]
         made.recent = columns.many("recent", columns.one("recent_size"))
     elif isinstance(made, Contiguous):
-        made.skipped_from = columns.one("skipped_from")
-        made.gaps, made.held = columns.runs("gaps"), columns.runs("held")
+        made.gaps = columns.runs("gaps")
 
 
-def prefix(topic: str, partition: int) -> bytes:
-    """What the keys of a partition's entries start with."""
-    return f"{topic}/{partition}/".encode()
+def split(generation: int, payload: bytes, max_chunk_bytes: int = MAX_CHUNK_BYTES) -> list[Entry]:
+    """The entries of one checkpoint; they replace those of the generation before the last.
 
-
-def split(
-    topic: str,
-    partition: int,
-    generation: int,
-    payload: bytes,
-    max_chunk_bytes: int = MAX_CHUNK_BYTES,
-) -> list[Entry]:
-    """The entries of one checkpoint; they replace those of the generation before the last."""
+    Keys are `slot/chunk`; the table puts topic and partition before them.
+    """
     parts = [
         payload[start : start + max_chunk_bytes]
         for start in range(0, len(payload), max_chunk_bytes)
@@ -222,7 +211,7 @@ def split(
     checksum = zlib.crc32(payload)
     return [
         (
-            prefix(topic, partition) + f"{generation % 2}/{number}".encode(),
+            f"{generation % 2}/{number}".encode(),
             _HEAD.pack(_MAGIC, generation, number, len(parts), checksum) + part,
         )
         for number, part in enumerate(parts)

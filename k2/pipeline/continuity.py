@@ -199,6 +199,8 @@ class Continuity:
     def apply(self, rows: Rows) -> Result:
         """Judge the records that follow those judged before. Raises what the seeder raises."""
         count = len(rows.ids)
+        if not count and rows.sessions:
+            self.session = rows.sessions[-1][1]
         if self.policy is Policy.NONE or not count:
             return Result(np.ones(count, np.bool_), Counts(ok=count))
         encoded = rows.symbols.dictionary_encode()
@@ -256,22 +258,6 @@ class Continuity:
         if isinstance(track.current, Contiguous):
             track.current.gaps.remove(0, track.forgotten)
         return runs
-
-    def skip(self) -> None:
-        """The next record does not follow the last one: those between are put off, not lost."""
-        for track in self.tracks.values():
-            track.current.skip()
-
-    def release(self, log_offset: int, detected_at_us: int) -> list[GapEvent]:
-        """What was put off has been applied: disclose the ids it did not bring."""
-        events: list[GapEvent] = []
-        for symbol, track in sorted(self.tracks.items()):
-            if isinstance(track.current, Contiguous):
-                events += [
-                    GapEvent(symbol, "opened", *run, "jump", log_offset, 0, detected_at_us)
-                    for run in track.current.release()
-                ]
-        return [event._replace(ordinal=number) for number, event in enumerate(events)]
 
     def _tracks(self, names: list[str], codes: npt.NDArray[np.int32], rows: Rows) -> list[Track]:
         tracks = [

@@ -77,10 +77,6 @@ class Generation:
         if self.at < 0:
             self.last_us = last_us
 
-    def skip(self) -> None:
-        """The log is read on from a later place; what lies between comes later."""
-        raise NotImplementedError
-
     def take(self, rows: Sorted, symbol: str, lo: int, hi: int) -> None:
         """Judge rows `lo..hi` (exclusive), one run of the feed's kind of order."""
         raise NotImplementedError
@@ -89,33 +85,14 @@ class Generation:
 class Contiguous(Generation):
     """A feed that numbers its records one by one. A run is ids rising by one.
 
-    `gaps`: ids that were skipped and have not come since. `held`: ids presumed in a stretch of the
-    log that was put off; `skipped_from`: the id such a stretch comes after, -1 when none does.
+    `gaps`: ids that were skipped and have not come since.
     """
 
-    __slots__ = ("gaps", "held", "skipped_from")
+    __slots__ = ("gaps",)
 
     def __init__(self) -> None:
         super().__init__()
         self.gaps = IntervalSet()
-        self.held = IntervalSet()
-        self.skipped_from = -1
-
-    def skip(self) -> None:
-        self.skipped_from = self.high
-
-    def release(self) -> list[Run]:
-        """The stretch was read: what it did not bring is missing. Returns the new gaps."""
-        missing = [
-            run
-            for first, last in self.held
-            for hole in self._unseen(first, last)
-            for run in self.gaps.holes(*hole)
-        ]
-        for run in missing:
-            self.gaps.add(*run)
-        self.held, self.skipped_from = IntervalSet(), -1
-        return missing
 
     def sow(self, seed: IntervalSet, last_us: int) -> None:
         super().sow(seed, last_us)
@@ -163,9 +140,6 @@ class Contiguous(Generation):
         if self.seed is not None:
             below = max(below, self.seed.below(first))
         if below >= first - 1:
-            return
-        if below == self.skipped_from:
-            self.held.add(below + 1, first - 1)
             return
         missing = self.gaps.holes(below + 1, first - 1)
         for start, end in missing:
@@ -220,10 +194,6 @@ class Rising(Generation):
     @floor.setter
     def floor(self, value: int) -> None:
         self._floor = value
-
-    def skip(self) -> None:
-        # As if a new session began: nothing before the next id is covered by it.
-        self.at = -1
 
     def take(self, rows: Sorted, symbol: str, lo: int, hi: int) -> None:
         session = rows.session(lo)

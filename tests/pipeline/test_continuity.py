@@ -388,36 +388,6 @@ def test_forgotten_runs_are_looked_up_in_the_lake():
     assert told(result.events, "closed") == [("A", "late", 5), ("A", "late", 27)]
 
 
-def test_what_was_put_off_is_no_gap_until_it_was_read():
-    continuity = Continuity(Policy.CONTIGUOUS)
-    run(continuity, trades(1, 2))
-    continuity.skip()
-    # 3..9 are in the stretch put off.
-    assert continuity.apply(rows(trades(10, 11, 13), at=9)).events[0][:4] == (
-        "A",
-        "opened",
-        12,
-        12,
-    )
-    late = continuity.apply(rows(trades(4, 5, 7), at=3))
-    assert late.keep.all()
-    assert [e[:4] for e in late.events] == [("A", "opened", 6, 6)]
-    assert [e[:4] for e in continuity.release(8, 77)] == [
-        ("A", "opened", 3, 3),
-        ("A", "opened", 8, 9),
-    ]
-    assert continuity.release(8, 77) == []
-    assert list(continuity.tracks["A"].current.gaps) == [(3, 3), (6, 6), (8, 9), (12, 12)]
-
-
-def test_rising_what_was_put_off_is_not_covered():
-    continuity = Continuity(Policy.RISING, window=2)
-    run(continuity, [("A", i, 0) for i in (1, 3, 5)])
-    continuity.skip()
-    run(continuity, [("A", i, 0) for i in (20, 25, 30)])
-    assert run(continuity, [("A", i, 0) for i in (7, 9, 12)])[0] == [True] * 3
-
-
 def test_nothing_changes_when_the_lake_cannot_be_read():
     def broken(symbols, own_before):
         raise OSError("no lake")
