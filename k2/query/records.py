@@ -24,8 +24,8 @@ from k2.query.seam import Pin
 #: further read takes four times as much.
 _ROWS_PER_ROW: Final = 10
 _FILES: Final = 16
-#: From here on the time column is read alone first: decoding all columns of all rows costs more than
-#: a second look (8,000 rows: 19 ms at once, 10 ms in two).
+#: From here on the time column is read alone first: decoding all columns of all rows costs more
+#: than a second look (8,000 rows: 19 ms at once, 10 ms in two).
 _NARROW_FIRST_ROWS: Final = 2_000
 
 
