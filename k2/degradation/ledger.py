@@ -66,7 +66,7 @@ class Ledger:
 
     def resolved(self, place: LogPlace, through: int) -> list[Entry]:
         """Everything up to `through` was brought; the records to write, in this order."""
-        self._through[place] = max(through, self.through(place))
+        through = self._through[place] = max(through, self.through(place))
         entries = self._pending.get(place, {})
         done = [key for key, shed in entries.items() if shed.last <= through]
         # The mark first: entries deleted without it could be noted again by a reader of old groups.

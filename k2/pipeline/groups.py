@@ -30,7 +30,8 @@ class Cut:
 
     def fits(self, key: bytes | None, value: bytes | None) -> bool:
         """True when a record can be in a group at all."""
-        return _length(key) + _length(value) + _RECORD_BYTES <= self.max_bytes - _GROUP_BYTES
+        size = len(key or b"") + len(value or b"") + _RECORD_BYTES
+        return size <= self.max_bytes - _GROUP_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Records:
 
     offsets: _Offsets
     keys: Sequence[bytes | None]
-    values: Sequence[bytes | None]
+    values: Sequence[bytes]
     timestamps_ms: npt.NDArray[np.int64] | None = None
 
 
@@ -80,15 +81,13 @@ def in_groups(
 
 def _slices(records: Records, cut: Cut) -> list[tuple[int, int]]:
     count = len(records.offsets)
+    if not count:
+        return [(0, 0)]
     budget = cut.max_bytes - _GROUP_BYTES
-    total = (
-        _RECORD_BYTES * count + sum(map(_length, records.values)) + sum(map(_length, records.keys))
-    )
-    if count <= cut.max_records and total <= budget:
-        return [(0, count)]
-    sizes = np.fromiter(map(_length, records.values), np.int64, count)
-    sizes += np.fromiter(map(_length, records.keys), np.int64, count)
-    ends = np.cumsum(sizes + _RECORD_BYTES)
+    sizes = np.fromiter(map(len, records.values), np.int64, count)
+    # Keys are symbols and places: the longest stands for all, which saves looking at each.
+    sizes += max(map(len, filter(None, records.keys)), default=0) + _RECORD_BYTES
+    ends = np.cumsum(sizes)
     slices, start = [], 0
     while start < count:
         before = int(ends[start - 1]) if start else 0
@@ -102,7 +101,3 @@ def _slices(records: Records, cut: Cut) -> list[tuple[int, int]]:
         slices.append((start, stop))
         start = stop
     return slices
-
-
-def _length(data: bytes | None) -> int:
-    return 0 if data is None else len(data)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,8 @@ from k2.pipeline.continuity import (
     Trimmed,
 )
 from k2.pipeline.groups import Cut, Records, in_groups
-from k2.records import WIRE_DEAD_LETTERS, build, ids_of
+from k2.pipeline.side import Encoder, Refused, SideOutputs
+from k2.records import ids_of
 from k2.topics import MarketTopic
 from k2.transport.batch import Headers, LogBatch, OutBatch
 
@@ -72,12 +73,6 @@ class Decoder(Protocol):
     """What validation needs of a log's codec."""
 
     def decode(self, values: Sequence[bytes | None]) -> DecodedRows: ...
-
-
-class Encoder(Protocol):
-    """What it needs of the codecs of gaps and dead letters."""
-
-    def encode(self, batch: pa.RecordBatch) -> list[bytes]: ...
 
 
 class Options(Protocol):
@@ -128,19 +123,13 @@ class Outcome:
         return sum(e.last_id - e.first_id + 1 for e in self.gaps if e.event == "opened")
 
 
-class _Refused(NamedTuple):
-    row: int
-    reason: str
-    detail: str
-
-
 class _Judged(NamedTuple):
     """Rows (indexes in the LogBatch) that passed the rules, and their columns."""
 
     rows: npt.NDArray[np.int64]
     columns: dict[str, Any]
     ids: _Offsets
-    refused: list[_Refused]
+    refused: list[Refused]
     flagged: Mapping[str, int]
 
 
@@ -172,10 +161,10 @@ class Validator:
             seed=seed,
             max_symbols=options.max_symbols,
         )
-        self._codecs = codecs
+        self._codec = codecs.log
         self._options = options
-        self._clock = clock
         self._cut = Cut(options.group_records, max_batch_bytes)
+        self._side = SideOutputs(topic, partition, epoch, codecs, clock, self._cut)
         self._tiers = tiers
         self._shedder = Shedder()
         self._generation = 0
@@ -233,8 +222,8 @@ class Validator:
         first, self.next_offset, self._fresh = self.next_offset, batch.last_offset + 1, False
         outputs = [
             *self._validated(batch, rows, first, shed),
-            *self._dead_letters(batch, judged.refused, first),
-            *self._gaps(result.events, first, batch.last_offset),
+            *self._side.dead_letters(batch, judged.refused, first),
+            *self._side.gaps(result.events, first, batch.last_offset),
         ]
         return Outcome(
             outputs,
@@ -267,13 +256,13 @@ class Validator:
     def _judge(self, batch: LogBatch, skip: int) -> _Judged:
         """Decode and apply the rules."""
         kind = self.topic.data_type
-        decoded = self._codecs.log.decode(batch.values[skip:] if skip else batch.values)
+        decoded = self._codec.decode(batch.values[skip:] if skip else batch.values)
         verdict = rules.check(kind, decoded.batch, self._options)
         ids, integer = ids_of(kind, decoded.batch)
         places = decoded.rows + skip
-        refused = [_Refused(row + skip, reason, detail) for row, reason, detail in decoded.bad]
+        refused = [Refused(row + skip, reason, detail) for row, reason, detail in decoded.bad]
         refused += [
-            _Refused(int(places[r]), reason, detail) for r, reason, detail in verdict.reasons
+            Refused(int(places[r]), reason, detail) for r, reason, detail in verdict.reasons
         ]
         ok = verdict.ok
         if self.continuity.policy is not Policy.NONE and not integer.all():
@@ -287,11 +276,11 @@ class Validator:
 
     def _without_id(
         self, batch: pa.RecordBatch, rows: npt.NDArray[np.intp], places: npt.NDArray[np.int64]
-    ) -> list[_Refused]:
+    ) -> list[Refused]:
         name = "trade_id" if self.topic.data_type == "trades" else "quote_id"
         column = batch.column(name)
         return [
-            _Refused(
+            Refused(
                 int(places[row]),
                 ID_NOT_INTEGER,
                 f"{name} is {column[row].as_py()[:64]!r}; {self.topic.exchange} numbers its "
@@ -300,7 +289,7 @@ class Validator:
             for row in rows.tolist()
         ]
 
-    def _too_large(self, batch: LogBatch, places: npt.NDArray[np.int64]) -> list[_Refused]:
+    def _too_large(self, batch: LogBatch, places: npt.NDArray[np.int64]) -> list[Refused]:
         """Records that no group can hold: sending them would fail for ever."""
         keys, values = batch.keys, batch.values
         longest = max(map(len, filter(None, keys)), default=0)
@@ -308,7 +297,7 @@ class Validator:
         if longest * 2 <= self._cut.max_bytes:
             return []
         return [
-            _Refused(
+            Refused(
                 row,
                 TOO_LARGE,
                 f"key and value have {len(keys[row] or b'') + len(values[row] or b'')} bytes; a "
@@ -383,80 +372,7 @@ class Validator:
             headers=note,
         )
 
-    def _dead_letters(self, batch: LogBatch, refused: list[_Refused], first: int) -> list[OutBatch]:
-        if not refused:
-            return []
-        offsets = batch.offsets[[entry.row for entry in refused]]
-        letters = [
-            self._letter(batch, entry, offset)
-            for entry, offset in zip(refused, offsets.tolist(), strict=True)
-        ]
-        encoded = self._codecs.dead_letters.encode(
-            pa.RecordBatch.from_pylist(letters, schema=WIRE_DEAD_LETTERS)
-        )
-        place = f"{self.epoch}/{self.topic.log}/{self.partition}"
-        keys = [f"{place}/{offset}".encode() for offset in offsets.tolist()]
-        return self._side(self.topic.dlq, Records(offsets, keys, encoded), first, batch.last_offset)
 
-    def _letter(self, batch: LogBatch, entry: _Refused, offset: int) -> dict[str, Any]:
-        key, value = batch.keys[entry.row], batch.values[entry.row]
-        # What no group holds stays where it is: in the log, at the offset the letter names.
-        return {
-            "reason": entry.reason,
-            "detail": entry.detail,
-            "topic": self.topic.log,
-            "partition": self.partition,
-            "offset": offset,
-            "log_epoch": self.epoch,
-            "timestamp": self._clock.now_us(),
-            "key": key if self._holds(key, entry.detail) else None,
-            "value": value if self._holds(value, entry.detail) else None,
-        }
-
-    def _holds(self, raw: bytes | None, detail: str) -> bool:
-        return len(raw or b"") + len(detail) <= self._cut.max_bytes // 3
-
-    def _gaps(self, events: list[GapEvent], first: int, last: int) -> list[OutBatch]:
-        if not events:
-            return []
-        exchange, data_type = self.topic.exchange.upper(), self.topic.data_type
-        columns = {
-            "message_id": [
-                f"{exchange}:{e.detected_at_us // 1_000}:{e.symbol}:"
-                f"{data_type}-{e.event}-{e.first_id}-{e.last_id}"
-                for e in events
-            ],
-            "exchange": exchange,
-            "data_type": data_type,
-            "detected_at": [event.detected_at_us for event in events],
-            **{name: [getattr(event, name) for event in events] for name in _EVENT_COLUMNS},
-        }
-        values = self._codecs.gaps.encode(build("gaps", len(events), columns))
-        offsets = np.array([event.log_offset for event in events], np.int64)
-        keys = [event.symbol.encode() for event in events]
-        return self._side(self.topic.gaps, Records(offsets, keys, values), first, last)
-
-    def _side(self, topic: str, records: Records, first: int, last: int) -> list[OutBatch]:
-        return in_groups(
-            records,
-            topic=topic,
-            partition=self.partition,
-            epoch=self.epoch,
-            first=first,
-            last=last,
-            cut=self._cut,
-        )
-
-
-_EVENT_COLUMNS: Final = (
-    "symbol",
-    "event",
-    "first_id",
-    "last_id",
-    "how",
-    "log_offset",
-    "ordinal",
-)
 _USED: Final = ("symbol", "timestamp", "receive_timestamp", "is_backfill")
 
 
@@ -476,14 +392,15 @@ def _int64(column: pa.Array) -> _Offsets:
 
 
 def picked(batch: LogBatch, rows: npt.NDArray[np.int64]) -> Records:
-    """Rows of a batch, unchanged."""
+    """Rows of a batch that have a value, unchanged."""
     if len(rows) == len(batch):
-        return Records(batch.offsets, batch.keys, batch.values, batch.timestamps_ms)
+        values = cast("list[bytes]", batch.values)
+        return Records(batch.offsets, batch.keys, values, batch.timestamps_ms)
     indexes = rows.tolist()
     return Records(
         batch.offsets[rows],
         [batch.keys[row] for row in indexes],
-        [batch.values[row] for row in indexes],
+        [value for row in indexes if (value := batch.values[row]) is not None],
         batch.timestamps_ms[rows],
     )
 
