@@ -25,7 +25,9 @@ _SHARED: list[Any] = [
 ]
 
 #: Libraries that say at INFO what nobody on call needs.
-_QUIET = ("aiokafka", "pyiceberg", "httpx", "urllib3", "faust.transport.conductor")
+_QUIET = ("aiokafka", "pyiceberg", "urllib3", "faust", "mode")
+#: … except these, which say when a worker is ready and why it stops.
+_HEARD = ("faust.worker", "faust.app.base")
 
 
 def formatter_config(settings: Settings) -> dict[str, Any]:
@@ -56,7 +58,10 @@ def formatter_config(settings: Settings) -> dict[str, Any]:
                 "formatter": "k2",
             }
         },
-        "loggers": {name: {"level": "WARNING"} for name in _QUIET},
+        "loggers": {
+            **{name: {"level": "WARNING"} for name in _QUIET},
+            **{name: {"level": settings.core.log_level} for name in _HEARD},
+        },
         "root": {"level": settings.core.log_level, "handlers": ["stderr"]},
     }
 

@@ -1,1 +1,1 @@
-""""""
+"""The steps between log and lake, pure of Faust."""

@@ -91,8 +91,13 @@ class Session:
         """Frames received and not yet taken."""
         return len(self._buffer)
 
+    @property
+    def run_number(self) -> int:
+        """Of the last batch: within one run of the session no frame is missing."""
+        return self._buffer.run
+
     async def batch(self, max_frames: int) -> list[Received]:
-        """Up to `max_frames` received frames; waits for the first. Empty once closed and drained.
+        """Up to `max_frames` frames of one run; waits for the first. Empty once closed and drained.
 
         Each is (receive time in microseconds UTC, bytes). For one taker.
         """
@@ -141,6 +146,9 @@ class Session:
         socket = await self._connect(base)
         if socket is None:
             return None
+        if not held:
+            # A rotation hands over without a moment between; anything else may have lost frames.
+            self._buffer.begin_run()
         self.stats.connects += 1
         self.stats.url = base
         self.stats.state = "connected"

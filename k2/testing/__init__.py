@@ -1,1 +1,1 @@
-""""""
+"""Doubles and starters for tests, shipped with the product."""

@@ -36,6 +36,8 @@ _SECURITY: Final = {
 }
 #: Without a key.
 _OPEN: Final = frozenset({"/", "/health", "/health/live", "/health/ready", "/metrics"})
+#: Asked by probes, scrapers and screens.
+_WATCHED: Final = frozenset({"/health", "/health/live", "/health/ready", "/metrics", "/v1/status"})
 #: Work on at CIRCUIT_BREAK, because they tell what is going on.
 _ALWAYS: Final = frozenset({"/v1/status"})
 
@@ -60,7 +62,9 @@ def _done(request: web.Request, status: int, duration_s: float) -> None:
     resource = request.match_info.route.resource
     route = resource.canonical if resource is not None else "(none)"
     rows = request.get(ROWS, 0)
-    log.info(
+    # What watches ask all the time is worth a line only when it goes wrong.
+    watched = status < 400 and request.path in _WATCHED
+    (log.debug if watched else log.info)(
         "http_request",
         method=request.method,
         path=request.path,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import click
 
+from k2.cli.bench.codec import codec
+from k2.cli.bench.flow import pipeline, sink
+from k2.cli.bench.freshness import freshness
 from k2.cli.bench.transport import transport
 
 
@@ -12,4 +15,5 @@ def bench() -> None:
     """Measure on this machine, with a real Kafka (started here unless one is configured)."""
 
 
-bench.add_command(transport)
+for _command in (transport, codec, sink, pipeline, freshness):
+    bench.add_command(_command)

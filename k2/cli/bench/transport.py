@@ -22,6 +22,7 @@ from typing import Any
 import click
 from aiokafka import AIOKafkaProducer
 from aiokafka.partitioner import murmur2
+from confluent_kafka.admin import AdminClient
 
 from k2.errors import LogError
 from k2.settings import settings
@@ -30,7 +31,7 @@ from k2.transport.admin import TopicSpec
 from k2.transport.batch import OutBatch
 from k2.transport.kafka_admin import KafkaAdmin
 from k2.transport.producer import fill
-from k2.transport.security import aiokafka_options
+from k2.transport.security import aiokafka_options, librdkafka_options
 
 WORKERS = ("plain_faust", "k2", "aiokafka")
 _SYMBOLS = 100
@@ -87,6 +88,24 @@ def run(
         rounds=rounds,
         machine=f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}",
     )
+
+
+def _rates(servers: str, topic: str, records: int, rounds: int, *, quiet: bool) -> dict[str, float]:
+    rates = dict.fromkeys(WORKERS, 0.0)
+    for _ in range(rounds):
+        for name in WORKERS:
+            rate = _measure(name, servers, topic, records)
+            rates[name] = max(rates[name], rate)
+            if not quiet:
+                click.echo(f"{name:>12}: {rate:>12,.0f} records/s")
+    return rates
+
+
+def _delete(servers: str, topic: str) -> None:
+    options = librdkafka_options(settings().kafka)
+    admin = AdminClient({"bootstrap.servers": servers, **options})
+    for future in admin.delete_topics([topic]).values():
+        future.result()
 
 
 @contextlib.contextmanager

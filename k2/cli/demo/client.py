@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any, cast
+from typing import Any, Final, cast
+from urllib.parse import urlencode
 
 import aiohttp
 
 from k2.cli.demo.processes import Child, ChildFailed
+from k2.pipeline.open_gaps import open_ranges
+
+_GAPS: Final = (
+    "select exchange, data_type, symbol, event, expected, received from gaps "
+    "order by log_topic, log_partition, platform_sequence"
+)
 
 
 class WorkerClient:
@@ -21,7 +28,7 @@ class WorkerClient:
 
     async def status(self) -> dict[str, Any]:
         """`data` of `/v1/status`. Raises `aiohttp.ClientError` while the worker is not there."""
-        return await self._get("/v1/status")
+        return cast("dict[str, Any]", await self._get("/v1/status"))
 
     async def ready(self) -> bool:
         async with self._session.get(f"{self.base}/health/ready") as answer:
@@ -42,11 +49,16 @@ class WorkerClient:
             f"the {worker.name} was not ready within {timeout_s:.0f} s:\n{worker.log_tail()}"
         )
 
-    async def _get(self, path: str) -> dict[str, Any]:
+    async def open_gaps(self) -> int:
+        """Ranges of ids that never came, as the lake knows them."""
+        events = await self._get(f"/v1/sql?{urlencode({'sql': _GAPS, 'limit': 100_000})}")
+        return sum(len(ranges) for ranges in open_ranges(events).values())
+
+    async def _get(self, path: str) -> Any:
         async with self._session.get(f"{self.base}{path}", headers=self._headers) as answer:
             answer.raise_for_status()
             body = await answer.json()
-        return cast("dict[str, Any]", body["data"])
+        return body["data"]
 
 
 class ExchangeClient:

@@ -76,7 +76,9 @@ def _progress(status: dict[str, Any], sent: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def final_report(status: dict[str, Any], sent: dict[str, Any] | None) -> dict[str, Any]:
+def final_report(
+    status: dict[str, Any], sent: dict[str, Any] | None, open_gaps: int
+) -> dict[str, Any]:
     """The JSON object `k2 demo --json` ends with; counts of this run, the lake's rows in all."""
     source, validate = status["source"], status["validate"]
     seconds = status["active_seconds"]
@@ -90,7 +92,7 @@ def final_report(status: dict[str, Any], sent: dict[str, Any] | None) -> dict[st
         "lake": {"trades": status["lake"]["trades"], "quotes": status["lake"]["quotes"]},
         "duplicates_dropped": validate["duplicates"],
         "dead_letters": validate["dead_letters"] + source["refused"],
-        "gaps": status["lake"]["open_gaps"],
+        "gaps": open_gaps,
         "seconds": round(seconds, 3),
         "rows_per_s": round(status["sink"]["rows"] / seconds, 1) if seconds else 0.0,
         "freshness_ms": {

@@ -1,0 +1,21 @@
+"""Sink agent: validated records and gap events into the lake."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def attach(app: Any, topics: list[Any], worker: Any) -> None:
+    """One agent per topic, one stream each; events are acked by the step once committed."""
+    for topic in topics:
+
+        async def sink(stream: Any) -> None:
+            async for event in stream.noack().events():
+                worker.check()
+                await worker.sink.add(event.value, event)
+
+        app.agent(
+            topic,
+            name=f"k2.sink.{topic.get_topic_name()}",
+            concurrency=1,
+        )(sink)

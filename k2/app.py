@@ -1,0 +1,33 @@
+"""The Faust app: `faust -A k2.app worker`. The pipeline in reading order, nothing else."""
+
+from __future__ import annotations
+
+from agents import degradation, sink, source, validate
+from k2.log import configure_structlog
+from k2.settings import settings
+from k2.topics import DEGRADATION_CONTROL, MARKET_TOPICS, SESSIONS
+from k2.transport.registry import batch_topic
+from k2.worker import K2App, Worker
+from tables.continuity import continuity_table
+from tables.degradation import degradation_table
+
+configure_structlog()
+
+conf = settings()
+app = K2App.of(conf)
+worker = Worker(app, conf, continuity_table(app, conf.kafka.partitions), degradation_table(app))
+app.worker = worker
+
+
+def _batches(*names: str) -> list[object]:
+    return [batch_topic(app, name, partitions=conf.kafka.partitions) for name in names]
+
+
+if "source" in conf.core.roles:
+    source.attach(app, app.topic(SESSIONS, partitions=conf.kafka.partitions, internal=True), worker)
+if "validate" in conf.core.roles:
+    validate.attach(app, _batches(*(topic.log for topic in MARKET_TOPICS)), worker)
+if "sink" in conf.core.roles:
+    sink.attach(app, _batches(*worker.sink_topics), worker)
+if "control" in conf.core.roles:
+    degradation.attach(app, app.topic(DEGRADATION_CONTROL, partitions=1, internal=True), worker)

@@ -1,0 +1,25 @@
+"""The topics K2 needs, as specs for `LogAdmin.ensure_topics`."""
+
+from __future__ import annotations
+
+from k2.settings import Settings
+from k2.topics import DEGRADATION_CONTROL, MARKET_TOPICS, SESSIONS, SHED_LEDGER
+from k2.transport.admin import TopicSpec
+
+_DAY_S = 86_400.0
+#: A sink or tail that is away longer than this starts again from a loud error, not from a hole.
+_DERIVED_DAYS = 7
+
+
+def topic_specs(settings: Settings) -> list[TopicSpec]:
+    """Logs of record, what is derived from them (same partitions), and the control topics."""
+    kafka = settings.kafka
+    specs = []
+    for topic in MARKET_TOPICS:
+        for name in topic.all_names:
+            days = kafka.retention_days if name in (topic.log, topic.dlq) else _DERIVED_DAYS
+            specs.append(TopicSpec(name, kafka.partitions, retention_s=days * _DAY_S))
+    specs.append(TopicSpec(SESSIONS, kafka.partitions, retention_s=_DAY_S))
+    specs.append(TopicSpec(DEGRADATION_CONTROL, 1, retention_s=_DAY_S))
+    specs.append(TopicSpec(SHED_LEDGER, kafka.partitions, compacted=True))
+    return specs

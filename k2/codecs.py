@@ -1,0 +1,50 @@
+"""The codec of every topic, its schema registered before the first record is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from k2.codec.avro import Codec
+from k2.codec.http_registry import HttpRegistry
+from k2.codec.registry import FileRegistry, SchemaRegistry
+from k2.codec.schemas import kind_of, schema_text, subject_of
+from k2.settings import Settings
+from k2.steps.rows import RowReader
+from k2.topics import MarketTopic
+
+
+def open_registry(settings: Settings) -> SchemaRegistry:
+    """The configured registry, else one in the data directory."""
+    url = settings.kafka.schema_registry_url
+    return HttpRegistry(url) if url else FileRegistry(settings.core.data_dir / "registry")
+
+
+@dataclass(frozen=True, slots=True)
+class Codecs:
+    """One codec per registry subject."""
+
+    by_subject: dict[str, Codec]
+
+    @classmethod
+    def open(cls, registry: SchemaRegistry, topics: Sequence[MarketTopic]) -> Self:
+        """Register the schemas of `topics` and what is derived from them; blocking.
+
+        Raises `SchemaIncompatibleError` with the registry's reason.
+        """
+        found: dict[str, Codec] = {}
+        for topic in topics:
+            for name in topic.all_names:
+                subject = subject_of(name)
+                if subject not in found:
+                    found[subject] = Codec.open(registry, subject, schema_text(kind_of(name)))
+        return cls(found)
+
+    def of(self, topic: str) -> Codec:
+        """The codec of a topic's values."""
+        return self.by_subject[subject_of(topic)]
+
+    def reader(self, topic: str) -> RowReader:
+        """Turns batches of a topic into rows of its table (`kind_of(topic)`)."""
+        return RowReader(kind_of(topic), self.of(topic))

@@ -1,0 +1,142 @@
+"""The query side of a worker: hot rows read from the log, and the engine over hot and cold."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from faust.types import TP
+
+from k2 import metrics
+from k2.clock import Clock
+from k2.codecs import Codecs
+from k2.errors import K2Error
+from k2.freshness import Freshness, ObservedRows
+from k2.lake.tables import GAPS, QUOTES, TRADES
+from k2.lakehouse import Lakehouse
+from k2.query.database import S3Access, open_database
+from k2.query.engine import QueryEngine, Source
+from k2.query.feed import TailFeed
+from k2.query.tail import Tail
+from k2.settings import Settings
+from k2.topics import MARKET_TOPICS
+
+log = structlog.get_logger(__name__)
+
+_AGAIN_S = 1.0
+
+
+class HotSide:
+    """Tails, their feeds, and the engine; one per worker.
+
+    A feed that fails starts again at the lake's vector; until it has caught up, answers come from
+    an older picture or the lake alone, which their `as_of` says.
+    """
+
+    def __init__(
+        self, settings: Settings, transport: Any, lake: Lakehouse, codecs: Codecs, clock: Clock
+    ) -> None:
+        self._settings = settings
+        self._transport = transport
+        self._lake = lake
+        self._codecs = codecs
+        self._clock = clock
+        self.freshness = Freshness(clock)
+        hot = "query" in settings.core.roles
+        self.tails = {table.name: Tail(table.arrow_schema) for table in (TRADES, QUOTES)}
+        sources = {
+            table.name: Source(
+                lake.pinned[table.name],
+                table.time_column,
+                self.tails[table.name].view if hot and table.name in self.tails else None,
+            )
+            for table in (TRADES, QUOTES, GAPS)
+        }
+        query = settings.query
+        database = open_database(
+            memory_limit_mb=query.memory_limit_mb,
+            threads=query.threads,
+            locations=[lake.location],
+            s3=_s3(settings),
+            iceberg=True,
+        )
+        self.engine = QueryEngine(
+            database,
+            sources,
+            pool_size=query.pool_size,
+            queue_size=query.queue_size,
+            timeout_s=query.timeout_s,
+        )
+        self._feeds: dict[str, TailFeed] = {}
+
+    async def run(self, epochs: Mapping[str, str]) -> None:
+        """Feed every tail for ever."""
+        await asyncio.gather(*(self._feed(name, epochs) for name in self.tails))
+
+    def read_to(self) -> dict[str, int]:
+        """Records each tail is behind the log."""
+        return {name: feed.lag() for name, feed in self._feeds.items()}
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self.engine.close)
+
+    async def _feed(self, name: str, epochs: Mapping[str, str]) -> None:
+        while True:
+            reader = self._transport.create_reader()
+            try:
+                feed = self._new_feed(name, reader)
+                self._feeds[name] = feed
+                await feed.start(self._lake.pinned[name].vector(), epochs, await self._bounds(name))
+                await feed.run()
+            except K2Error as exc:
+                log.error("tail_interrupted", table=name, error=exc.message, **exc.details)
+                await self._clock.sleep(_AGAIN_S)
+            finally:
+                await reader.stop()
+
+    def _new_feed(self, name: str, reader: Any) -> TailFeed:
+        topic = next(topic for topic in MARKET_TOPICS if topic.data_type == name)
+        query = self._settings.query
+        return TailFeed(
+            reader,
+            self.tails[name],
+            ObservedRows(name, self._codecs.of(topic.log), self.freshness),
+            self._clock,
+            committed=lambda: self.engine.committed(name),
+            max_minutes=query.tail_minutes,
+            max_bytes=query.tail_max_mb * 1024 * 1024,
+        )
+
+    async def _bounds(self, name: str) -> dict[TP, int]:
+        """Earliest offset of every partition the tail of `name` reads."""
+        partitions = range(self._settings.kafka.partitions)
+        tps = [
+            TP(read, partition)
+            for topic in MARKET_TOPICS
+            if topic.data_type == name
+            for read in (topic.validated, topic.deferred)
+            for partition in partitions
+        ]
+        bounds = await self._transport.bounds(tps)
+        return {tp: first for tp, (first, _) in bounds.items()}
+
+    def observe(self) -> None:
+        """Set the gauges of the tails."""
+        for name, tail in self.tails.items():
+            stats = tail.stats()
+            metrics.TAIL_ROWS.labels(name).set(stats.rows)
+            metrics.TAIL_BYTES.labels(name).set(stats.nbytes)
+
+
+def _s3(settings: Settings) -> S3Access | None:
+    iceberg = settings.iceberg
+    if not iceberg.s3_endpoint:
+        return None
+    return S3Access(
+        iceberg.s3_endpoint,
+        iceberg.s3_access_key.get_secret_value(),
+        iceberg.s3_secret_key.get_secret_value(),
+        iceberg.s3_region,
+    )

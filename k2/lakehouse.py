@@ -1,0 +1,83 @@
+"""The lake of one worker: catalog, tables, writers, and the snapshots queries pin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from pyiceberg.catalog import Catalog
+
+from k2.clock import Clock
+from k2.lake.catalog import open_catalog, warehouse
+from k2.lake.reader import LakeReader
+from k2.lake.tables import TABLES, ensure_tables
+from k2.lake.writer import LakeWriter
+from k2.pipeline.sink import SinkBuffer, SinkPolicy
+from k2.query.lake_table import PinnedTable, keep_fresh
+from k2.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Lakehouse:
+    """Everything by table name: trades, quotes, gaps."""
+
+    settings: Settings
+    clock: Clock
+    catalog: Catalog
+    reader: LakeReader
+    writers: dict[str, LakeWriter]
+    pinned: dict[str, PinnedTable]
+
+    @classmethod
+    def open(cls, settings: Settings, clock: Clock) -> Self:
+        """Open the catalog, create missing tables, read the newest snapshots; blocking."""
+        catalog = open_catalog(settings)
+        ensure_tables(catalog, settings.iceberg.compression)
+        reader = LakeReader(catalog)
+        retry_s, keep_s = settings.iceberg.commit_retry_s, settings.query.tail_minutes * 60
+        lake = cls(
+            settings,
+            clock,
+            catalog,
+            reader,
+            {name: LakeWriter(catalog, table, retry_s=retry_s) for name, table in TABLES.items()},
+            {
+                name: PinnedTable(reader, table, clock, keep_s=keep_s)
+                for name, table in TABLES.items()
+            },
+        )
+        for table in lake.pinned.values():
+            table.refresh()
+        return lake
+
+    @property
+    def location(self) -> str:
+        """Base location of the data files."""
+        return warehouse(self.settings)
+
+    def buffers(self) -> dict[str, SinkBuffer]:
+        """A sink buffer per table, as configured."""
+        sink = self.settings.sink
+        policy = SinkPolicy(
+            batch_rows=sink.batch_size,
+            interval_s=sink.interval_s,
+            min_interval_s=sink.min_interval_s,
+            max_bytes=sink.max_buffer_mb * 1024 * 1024,
+        )
+        return {name: SinkBuffer(table.arrow_schema, policy) for name, table in TABLES.items()}
+
+    async def keep_fresh(self) -> None:
+        """Look for newer snapshots for ever."""
+        tables = list(self.pinned.values())
+        await keep_fresh(tables, self.clock, every_s=self.settings.query.refresh_s)
+
+    def rows(self) -> dict[str, int]:
+        """Rows per table as of the newest snapshot known here; no I/O."""
+        return {
+            name: sum(file.rows for file in table.snapshots()[0].files)
+            for name, table in self.pinned.items()
+        }
+
+    def close(self) -> None:
+        for writer in self.writers.values():
+            writer.close()

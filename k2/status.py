@@ -1,0 +1,189 @@
+"""What a worker says of itself: `/v1/status`, `/health`, and the gauges that need looking."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from faust.types import TP
+
+from k2 import __version__, metrics
+from k2.degradation.levels import Level
+from k2.topics import MARKET_TOPICS
+from k2.web.context import Check, RequestDone
+
+if TYPE_CHECKING:
+    from k2.worker import Worker
+
+_EVERY_S = 0.5
+_QUIET_S = 60.0
+
+
+class StatusBoard:
+    """Facts of one worker, refreshed twice a second so that asking never blocks."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._process = psutil.Process(os.getpid())
+        self._began_s = worker.clock.monotonic_s()
+        self._first_s: float | None = None
+        self._last_s: float | None = None
+        self._moved: tuple[int, ...] = ()
+        self._ends: dict[TP, int] = {}
+        self._open_gaps: int | None = None
+        self.lag = 0
+        self.drained = False
+
+    async def run(self) -> None:
+        """Refresh for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due_s = loop.time() + _EVERY_S
+            await self.refresh()
+            await asyncio.sleep(max(0.0, due_s - loop.time()))
+            metrics.LOOP_LAG.set(max(0.0, loop.time() - due_s))
+
+    async def refresh(self) -> None:
+        """Look at the ends of the log and at what has moved."""
+        worker = self._worker
+        # What is behind is read before the ends: a record that arrives in between makes us look
+        # late, never finished.
+        busy = self._busy()
+        positions = self._positions()
+        self._ends = {
+            tp: end for tp, (_, end) in (await worker.app.transport.bounds(positions)).items()
+        }
+        behind = {tp: self._ends[tp] - at for tp, at in positions.items()}
+        self.lag = sum(n for tp, n in behind.items() if tp.topic in _LOGS)
+        self.drained = not busy and not any(n > 0 for n in behind.values())
+        if self.drained:
+            await self._see_commits()
+        for tp, count in behind.items():
+            metrics.LAG.labels(tp.topic, str(tp.partition)).set(count)
+        metrics.MEMORY_RSS.set(self._process.memory_info().rss)
+        worker.hot.observe()
+        self._note_activity()
+
+    async def _see_commits(self) -> None:
+        """What is stored is also what queries and counts show."""
+        worker = self._worker
+        for name, vector in worker.sink.vectors().items():
+            pinned = worker.lake.pinned[name]
+            if any(pinned.vector().get(place) != at for place, at in vector.entries.items()):
+                await asyncio.to_thread(pinned.refresh)
+
+    def _positions(self) -> dict[TP, int]:
+        worker = self._worker
+        return {**worker.validate.next_offsets(), **worker.sink.read_to()}
+
+    def _busy(self) -> bool:
+        worker = self._worker
+        return bool(
+            worker.source.queued
+            or worker.source.in_flight
+            or worker.validate.in_flight
+            or worker.sink.pending_rows
+        )
+
+    def _note_activity(self) -> None:
+        """From the first frame to the last commit: what `rows_per_s` is taken over."""
+        worker, now_s = self._worker, self._worker.clock.monotonic_s()
+        rows = sum(counts.rows for counts in worker.sink.counts().values())
+        moved = (worker.source.counts.frames, worker.validate.counts.records, rows)
+        if moved != self._moved and any(moved):
+            self._moved = moved
+            self._first_s = self._first_s if self._first_s is not None else now_s
+            self._last_s = now_s
+
+    @property
+    def active_seconds(self) -> float:
+        if self._first_s is None or self._last_s is None:
+            return 0.0
+        return self._last_s - self._first_s + _EVERY_S
+
+    def snapshot(self) -> dict[str, Any]:
+        """`data` of `/v1/status`."""
+        worker = self._worker
+        source, validate = worker.source.counts, worker.validate.counts
+        level = Level(worker.level())
+        tables = worker.sink.counts()
+        return {
+            "version": __version__,
+            "environment": worker.settings.core.environment,
+            "roles": list(worker.settings.core.roles),
+            "uptime_s": round(worker.clock.monotonic_s() - self._began_s, 1),
+            "active_seconds": self.active_seconds,
+            "ready": worker.ready,
+            "drained": worker.ready and self.drained,
+            "lag": self.lag,
+            "degradation": {"level": int(level), "name": level.name, **worker.control.facts()},
+            "source": {
+                "frames": source.frames,
+                "trades": source.trades,
+                "quotes": source.quotes,
+                "refused": source.refused,
+                "ignored": source.ignored,
+                "queued": worker.source.queued,
+                "in_flight": worker.source.in_flight,
+                "sessions": worker.source.sessions(),
+            },
+            "validate": {
+                "records": validate.records,
+                "duplicates": validate.duplicates,
+                "late": validate.late,
+                "dead_letters": validate.dead_letters,
+                "gaps_opened": validate.gaps_opened,
+                "missing_ids": validate.missing_ids,
+                "shed": validate.shed,
+                "checkpoints": validate.checkpoints,
+            },
+            "sink": {
+                "rows": sum(counts.rows for counts in tables.values()),
+                "pending_rows": worker.sink.pending_rows,
+                "tables": {
+                    name: {
+                        "rows": counts.rows,
+                        "commits": counts.commits,
+                        "files": counts.files,
+                        "last_commit_ms": counts.last_commit_ms,
+                    }
+                    for name, counts in tables.items()
+                },
+            },
+            "lake": worker.lake.rows(),
+            "freshness_ms": worker.hot.freshness.percentiles_ms(),
+            "symbols": worker.hot.freshness.symbols(),
+            "memory": {"rss_mb": round(self._process.memory_info().rss / 2**20, 1)},
+        }
+
+    def checks(self) -> Sequence[Check]:
+        """Dependencies for `/health`."""
+        worker = self._worker
+        started = Check(
+            "worker",
+            "healthy" if worker.ready else "unhealthy",
+            "" if worker.ready else "starting, recovering or stopping",
+        )
+        now_us = worker.clock.now_us()
+        feeds = [self._feed(session, now_us) for session in worker.source.sessions()]
+        return [started, *feeds]
+
+    def _feed(self, session: dict[str, Any], now_us: int) -> Check:
+        name = f"feed {session['session']}"
+        if session["state"] != "connected":
+            return Check(name, "degraded", f"{session['state']}: {session['last_error']}")
+        quiet_s = (now_us - session["last_frame_us"]) / 1e6
+        if session["last_frame_us"] and quiet_s > _QUIET_S:
+            return Check(name, "degraded", f"no frame for {quiet_s:.0f} s")
+        return Check(name, "healthy")
+
+    def observe_request(self, done: RequestDone) -> None:
+        """Count one HTTP request."""
+        metrics.HTTP_REQUESTS.labels(done.method, done.route, str(done.status)).inc()
+        metrics.HTTP_SECONDS.labels(done.method, done.route).observe(done.duration_s)
+
+
+_LOGS = frozenset(topic.log for topic in MARKET_TOPICS)

@@ -1,0 +1,96 @@
+"""Validators as this worker makes them: with codecs, tiers, and seeds from the lake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from faust.types import TP
+
+from k2.clock import Clock
+from k2.codecs import Codecs
+from k2.degradation.tiers import Tiers, load_tiers
+from k2.lake.seed import LakeSeeds, Seed
+from k2.lake.vector import Place
+from k2.lakehouse import Lakehouse
+from k2.pipeline.validate import POLICIES, LaneCodecs, Validator
+from k2.settings import Settings
+from k2.topics import MarketTopic, parse
+
+#: An epoch no log has: nothing is left out of a seed.
+_NO_EPOCH = ""
+
+
+class LakeSeeder:
+    """Ids that the lake has of one partition's symbols (`k2.pipeline.continuity.Seeder`)."""
+
+    def __init__(self, lake: Lakehouse, topic: MarketTopic, epoch: str) -> None:
+        self._lake = lake
+        self._topic = topic
+        self._epoch = epoch
+
+    def __call__(self, symbols: Sequence[str], own_before: int | None) -> Mapping[str, Seed]:
+        pinned = self._lake.reader.current(self._topic.data_type)
+        # Rows of this very incarnation count for symbols that were let go. One that is stored
+        # beyond `own_before` was emitted before a crash: its readers have it, dropping it again
+        # changes nothing.
+        excluded = self._epoch if own_before is None else _NO_EPOCH
+        seeds = LakeSeeds(self._lake.reader, pinned)
+        return seeds.seed_intervals(self._topic.exchange.upper(), symbols, excluded)
+
+
+class Lanes:
+    """`ValidatorFactory` of a worker."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        codecs: Codecs,
+        lake: Lakehouse,
+        epoch_of: Callable[[str], str],
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._codecs = codecs
+        self._lake = lake
+        self._epoch_of = epoch_of
+        self._clock = clock
+        self._tiers: Mapping[str, Tiers] = load_tiers(settings.degradation.tiers_file)
+        self._seeded: dict[str, bool] = {}
+
+    def make(self, topic: MarketTopic, partition: int) -> Validator:
+        epoch = self._epoch_of(topic.log)
+        known = (topic.exchange, topic.data_type) in POLICIES
+        self._seeded[topic.log] = known and self._other_epochs(topic, epoch)
+        return Validator(
+            topic,
+            partition,
+            epoch,
+            codecs=LaneCodecs(
+                self._codecs.of(topic.log),
+                self._codecs.of(topic.gaps),
+                self._codecs.of(topic.dlq),
+            ),
+            options=self._settings.validate_,
+            clock=self._clock,
+            max_batch_bytes=self._settings.kafka.max_batch_bytes,
+            seed=LakeSeeder(self._lake, topic, epoch) if self._seeded[topic.log] else None,
+            tiers=self._tiers[topic.asset_class],
+        )
+
+    def may_block(self, tp: TP) -> bool:
+        return self._seeded.get(tp.topic, False)
+
+    def stored_through(self, tp: TP) -> int:
+        topic = parse(tp.topic)[0]
+        vector = self._lake.pinned[topic.data_type].vector()
+        stored = vector.get(Place(self._epoch_of(tp.topic), topic.validated, tp.partition))
+        return -1 if stored is None else stored.sequence
+
+    def _other_epochs(self, topic: MarketTopic, epoch: str) -> bool:
+        """True when the lake has rows of this log from another incarnation of it.
+
+        The vector tells: every row came with a position under its own epoch.
+        """
+        vector = self._lake.pinned[topic.data_type].vector()
+        names = (topic.validated, topic.deferred)
+        return any(p.topic in names and p.epoch != epoch for p in vector.entries)

@@ -1,0 +1,75 @@
+"""Rows of the lake from a batch of a validated (or gaps, or deferred) topic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from k2.codec.avro import Codec
+from k2.errors import DecodeError
+from k2.pipeline.cover import CoverReader, Group
+from k2.records import to_lake
+from k2.topics import parse
+from k2.transport.batch import LogBatch
+
+
+@dataclass(frozen=True, slots=True)
+class RowPart:
+    """New rows of one incarnation of the log of record, and the position after them.
+
+    `next_offset`: of the topic read; `last`: highest offset of the log of record covered.
+    """
+
+    epoch: str
+    rows: pa.RecordBatch
+    next_offset: int
+    last: int
+
+
+class RowReader:
+    """Turns batches of one kind (`trades`, `quotes`, `gaps`) into rows of its table."""
+
+    def __init__(self, kind: str, codec: Codec) -> None:
+        self._kind = kind
+        self._codec = codec
+
+    def read(self, batch: LogBatch, cover: CoverReader) -> list[RowPart]:
+        """What of `batch` is new to `cover`, which moves on. Raises `DecodeError`."""
+        return [self._part(batch, groups) for groups in _by_epoch(cover.read(batch))]
+
+    def _part(self, batch: LogBatch, groups: list[Group]) -> RowPart:
+        values: list[bytes | None] = []
+        for group in groups:
+            values += batch.values[group.start : group.stop]
+        sequences = np.concatenate([group.sequences for group in groups])
+        decoded = self._codec.decode(values)
+        if decoded.bad:
+            first = decoded.bad[0]
+            raise DecodeError(
+                f"{batch.topic}[{batch.partition}]: the record of log offset "
+                f"{int(sequences[first.row])} does not decode: {first.reason}, {first.detail}"
+            )
+        rows = to_lake(
+            self._kind,
+            decoded.batch,
+            epoch=groups[0].epoch,
+            topic=parse(batch.topic)[0].log,
+            partition=batch.partition,
+            sequences=sequences,
+        )
+        return RowPart(groups[0].epoch, rows, groups[-1].next_offset, groups[-1].last)
+
+
+def _by_epoch(groups: Iterator[Group]) -> Iterator[list[Group]]:
+    """Neighbouring groups of one incarnation: decoded in one call."""
+    held: list[Group] = []
+    for group in groups:
+        if held and held[-1].epoch != group.epoch:
+            yield held
+            held = []
+        held.append(group)
+    if held:
+        yield held

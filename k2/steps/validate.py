@@ -1,0 +1,217 @@
+"""Validate: a log of record to its validated topic, dead letters and gaps.
+
+Guarantee: outputs first, then state and position as one value, then the committed offset. After a
+crash the step begins at its checkpoint and writes the same groups again, which readers recognise by
+their covers. A batch the log refuses stops the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import structlog
+from faust.types import TP
+
+from k2 import metrics
+from k2.clock import Clock
+from k2.pipeline.validate import Outcome, Validator
+from k2.steps.publish import BatchProducer
+from k2.topics import MarketTopic, parse
+from k2.transport.batch import LogBatch
+
+log = structlog.get_logger(__name__)
+
+#: Batches of outputs on their way per partition before the next input is taken.
+_IN_FLIGHT = 32
+
+
+class CheckpointTable(Protocol):
+    """Where checkpoints live; the Faust table behind it has a changelog."""
+
+    def load(self, tp: TP) -> Mapping[bytes, bytes]:
+        """Every entry of a partition."""
+
+    def store(self, tp: TP, entries: Sequence[tuple[bytes, bytes]]) -> Awaitable[None]:
+        """Write the entries; done once the changelog has acknowledged them."""
+
+
+class ValidatorFactory(Protocol):
+    """Makes the state of a partition, and knows what of it the lake has."""
+
+    def make(self, topic: MarketTopic, partition: int) -> Validator:
+        """An empty validator."""
+
+    def may_block(self, tp: TP) -> bool:
+        """True when judging may ask the lake for ids."""
+
+    def stored_through(self, tp: TP) -> int:
+        """Highest platform_sequence of the partition in the lake, -1 for none."""
+
+
+@dataclass(slots=True)
+class ValidateCounts:
+    """What this worker validated."""
+
+    records: int = 0
+    duplicates: int = 0
+    late: int = 0
+    dead_letters: int = 0
+    gaps_opened: int = 0
+    missing_ids: int = 0
+    shed: int = 0
+    checkpoints: int = 0
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One partition: its state, and the outputs and inputs not yet settled."""
+
+    validator: Validator
+    outputs: deque[asyncio.Future[int]] = field(default_factory=deque)
+    inputs: deque[tuple[int, Any]] = field(default_factory=deque)
+    checkpoint_s: float = 0.0
+    dirty: bool = False
+    judging: asyncio.Lock = field(default_factory=asyncio.Lock)
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class ValidateStep:
+    """The lanes of the partitions this worker owns."""
+
+    def __init__(
+        self,
+        factory: ValidatorFactory,
+        table: CheckpointTable,
+        producer: BatchProducer,
+        level: Callable[[], int],
+        clock: Clock,
+        *,
+        checkpoint_s: float,
+    ) -> None:
+        self.counts = ValidateCounts()
+        self._factory = factory
+        self._table = table
+        self._producer = producer
+        self._level = level
+        self._clock = clock
+        self._checkpoint_s = checkpoint_s
+        self._lanes: dict[TP, _Lane] = {}
+
+    async def positions(self, tps: frozenset[TP]) -> dict[TP, int]:
+        """Restore the lanes from their checkpoints; where each has to read on."""
+        positions: dict[TP, int] = {}
+        for tp in tps:
+            validator = self._factory.make(parse(tp.topic)[0], tp.partition)
+            validator.restore(self._table.load(tp))
+            self._lanes[tp] = _Lane(validator, checkpoint_s=self._clock.monotonic_s())
+            if validator.next_offset:
+                positions[tp] = validator.next_offset
+        return positions
+
+    def ceiling(self, tp: TP) -> int | None:
+        """The committed offset must not pass the checkpoint."""
+        lane = self._lanes.get(tp)
+        return None if lane is None else lane.validator.checkpointed_offset
+
+    async def process(self, batch: LogBatch, token: Any) -> None:
+        """Validate one batch and hand on its outputs; `token` is acked after the checkpoint."""
+        lane = self._lanes[TP(batch.topic, batch.partition)]
+        async with lane.judging:
+            outcome = await self._judge(lane, batch)
+            lane.outputs.extend(self._producer.send_batch(out) for out in outcome.outputs)
+            lane.inputs.append((outcome.next_offset, token))
+            lane.dirty = True
+        self._count(batch, outcome)
+        while len(lane.outputs) > _IN_FLIGHT:
+            await lane.outputs.popleft()
+        if self._due(lane):
+            await self._checkpoint(TP(batch.topic, batch.partition), lane)
+
+    async def _judge(self, lane: _Lane, batch: LogBatch) -> Outcome:
+        began_s = self._clock.monotonic_s()
+        level = self._level()
+        if self._factory.may_block(TP(batch.topic, batch.partition)):
+            outcome = await asyncio.to_thread(lane.validator.apply, batch, level)
+        else:
+            outcome = lane.validator.apply(batch, level)
+        metrics.VALIDATE_SECONDS.labels(batch.topic).observe(self._clock.monotonic_s() - began_s)
+        return outcome
+
+    async def checkpoint_due(self) -> None:
+        """Write the checkpoints that are due; call it now and then, for idle partitions."""
+        for tp, lane in list(self._lanes.items()):
+            if self._due(lane):
+                await self._checkpoint(tp, lane)
+
+    async def checkpoint_all(self) -> None:
+        """Write every checkpoint that is behind its lane."""
+        for tp, lane in list(self._lanes.items()):
+            if lane.dirty:
+                await self._checkpoint(tp, lane)
+
+    def next_offsets(self) -> dict[TP, int]:
+        """The next offset of each log of record to validate."""
+        return {tp: lane.validator.next_offset for tp, lane in self._lanes.items()}
+
+    @property
+    def in_flight(self) -> int:
+        """Output batches the log has not acknowledged."""
+        return sum(
+            sum(not future.done() for future in lane.outputs) for lane in self._lanes.values()
+        )
+
+    def _due(self, lane: _Lane) -> bool:
+        return lane.dirty and self._clock.monotonic_s() - lane.checkpoint_s >= self._checkpoint_s
+
+    async def _checkpoint(self, tp: TP, lane: _Lane) -> None:
+        async with lane.writing:
+            async with lane.judging:
+                # State and position are taken in one step.
+                lane.validator.trim(self._factory.stored_through(tp))
+                entries, offset = lane.validator.checkpoint()
+                outputs, lane.outputs = lane.outputs, deque()
+                lane.dirty, lane.checkpoint_s = False, self._clock.monotonic_s()
+            await asyncio.gather(*outputs)
+            await self._table.store(tp, entries)
+            lane.validator.checkpointed(offset)
+            while lane.inputs and lane.inputs[0][0] <= offset:
+                lane.inputs.popleft()[1].ack()
+        self.counts.checkpoints += 1
+        metrics.CHECKPOINTS.labels(tp.topic).inc()
+        metrics.CHECKPOINT_BYTES.labels(tp.topic).set(sum(len(value) for _, value in entries))
+        metrics.TRACKED_SYMBOLS.labels(tp.topic).set(
+            sum(
+                len(other.validator.continuity)
+                for place, other in self._lanes.items()
+                if place.topic == tp.topic
+            )
+        )
+
+    def _count(self, batch: LogBatch, outcome: Outcome) -> None:
+        topic, found, counts = parse(batch.topic)[0], outcome.counts, self.counts
+        feed = (topic.exchange.upper(), topic.asset_class, topic.data_type)
+        counts.records += outcome.records
+        counts.duplicates += found.duplicates
+        counts.late += found.late
+        counts.dead_letters += sum(outcome.dead_letters.values())
+        counts.gaps_opened += found.small_gaps + found.large_gaps
+        counts.missing_ids += outcome.missing_ids
+        metrics.CONSUMED.labels(batch.topic, "validate").inc(outcome.records)
+        metrics.DUPLICATES.labels(*feed).inc(found.duplicates)
+        metrics.OUT_OF_ORDER.labels(*feed).inc(found.late)
+        metrics.RESETS.labels(*feed).inc(found.resets)
+        metrics.GAPS.labels(*feed, "small").inc(found.small_gaps)
+        metrics.GAPS.labels(*feed, "large").inc(found.large_gaps)
+        metrics.GAPS_CLOSED.labels(*feed).inc(sum(e.event == "closed" for e in outcome.gaps))
+        for reason, count in outcome.dead_letters.items():
+            metrics.DEAD_LETTERS.labels(*feed, reason).inc(count)
+            log.warning("dead_letters", topic=batch.topic, reason=reason, count=count)
+        for condition, count in outcome.flagged.items():
+            metrics.QUOTE_FLAGS.labels(condition).inc(count)
+        for shed in outcome.shed:
+            counts.shed += shed.count
+            metrics.MESSAGES_SHED.labels(str(shed.tier), "degradation").inc(shed.count)

@@ -1,0 +1,308 @@
+"""What a worker is made of, put together when it starts and taken apart in order when it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Coroutine
+from typing import Any
+
+import faust
+import structlog
+from faust.types import TP
+
+from k2 import __version__, metrics
+from k2.catalogue import topic_specs
+from k2.clock import SYSTEM_CLOCK
+from k2.codec.schemas import kind_of
+from k2.codecs import Codecs, open_registry
+from k2.hot import HotSide
+from k2.lakehouse import Lakehouse
+from k2.log import formatter_config
+from k2.settings import Settings
+from k2.status import StatusBoard
+from k2.steps.control import ControlStep
+from k2.steps.dead_letters import DeadLetters
+from k2.steps.lanes import Lanes
+from k2.steps.publish import Partitioner, Publisher
+from k2.steps.sink import SinkStep
+from k2.steps.source import SourceStep
+from k2.steps.tables import FaustCheckpoints
+from k2.steps.validate import ValidateStep
+from k2.topics import BINANCE_TRADES, DEGRADATION_CONTROL, MARKET_TOPICS, parse
+from k2.transport.registry import registry
+from k2.web.api import build_api
+from k2.web.context import ApiContext
+from k2.web.mount import mount
+
+log = structlog.get_logger(__name__)
+
+_DRAIN_S = 8.0
+
+
+class K2App(faust.App):
+    """Faust's app, with K2's parts opened before it starts and drained before it stops."""
+
+    worker: Worker
+
+    @classmethod
+    def of(cls, settings: Settings) -> K2App:
+        """The app as configured; nothing is opened yet."""
+        kafka, core = settings.kafka, settings.core
+        return cls(
+            core.app_id,
+            broker=_broker(settings),
+            store="memory://",
+            autodiscover=False,
+            origin="k2",
+            datadir=str(core.data_dir / "faust"),
+            topic_partitions=kafka.partitions,
+            topic_replication_factor=kafka.replication,
+            topic_allow_declare=True,
+            consumer_auto_offset_reset="earliest",
+            broker_session_timeout=kafka.session_timeout_s,
+            broker_request_timeout=kafka.request_timeout_s,
+            broker_commit_interval=1.0,
+            stream_buffer_maxsize=16,
+            stream_wait_empty=True,
+            web_bind=settings.api.host,
+            web_host=settings.api.host,
+            web_port=settings.api.port,
+            logging_config=formatter_config(settings),
+        )
+
+    async def start(self) -> None:
+        await self.worker.open()
+        await super().start()
+
+    async def on_started(self) -> None:
+        await super().on_started()
+        self.worker.started()
+
+    async def _on_agent_error(self, agent: Any, exc: BaseException) -> None:
+        """An agent that fails stops the worker: restarted by Faust it would skip its batch."""
+        self.worker.crash(exc)
+
+    async def stop(self) -> None:
+        await self.worker.drain()
+        await super().stop()
+        await self.worker.close()
+
+
+class Worker:
+    """The parts, by the order in which data meets them."""
+
+    def __init__(self, app: K2App, settings: Settings, continuity: Any, degradation: Any) -> None:
+        self.app = app
+        self.settings = settings
+        self.clock = SYSTEM_CLOCK
+        self._degradation = degradation
+        self.ready = False
+        self._checkpoints = FaustCheckpoints(continuity)
+        self._tasks: list[asyncio.Task[None]] = []
+        self.failure: BaseException | None = None
+
+    @property
+    def sink_topics(self) -> list[str]:
+        """What the sink reads."""
+        return [
+            name
+            for topic in MARKET_TOPICS
+            for name in (topic.validated, topic.gaps, topic.deferred)
+        ]
+
+    def level(self) -> int:
+        """The degradation level all workers agree on."""
+        return int(self.control.level)
+
+    async def open(self) -> None:
+        """Open log, registry and lake; raises `K2Error` naming what is not usable."""
+        settings, transport = self.settings, self.app.transport
+        await transport.ensure_topics(topic_specs(settings))
+        self.epochs: dict[str, str] = await transport.epochs([topic.log for topic in MARKET_TOPICS])
+        registry = open_registry(settings)
+        self.codecs = await asyncio.to_thread(Codecs.open, registry, MARKET_TOPICS)
+        self.lake = await asyncio.to_thread(Lakehouse.open, settings, self.clock)
+        self.hot = HotSide(settings, transport, self.lake, self.codecs, self.clock)
+        self.status = StatusBoard(self)
+        self.control = self._control()
+        self.source = self._source()
+        self.validate = self._validate()
+        self.sink = self._sink()
+        self._register()
+        mount(self.app, build_api(self._api_context()))
+        metrics.PLATFORM.info({"version": __version__, "environment": settings.core.environment})
+
+    def epoch_of(self, topic: str) -> str:
+        """The incarnation of the log of record behind a topic."""
+        return self.epochs[parse(topic)[0].log]
+
+    def _control(self) -> ControlStep:
+        return ControlStep(
+            self.settings.degradation,
+            self._degradation,
+            self.app.topic(DEGRADATION_CONTROL, value_serializer="json").send,
+            lambda: self.status.lag,
+            self.clock,
+            worker_id=f"{socket.gethostname()}-{os.getpid()}",
+        )
+
+    def _source(self) -> SourceStep:
+        settings, producer = self.settings, self.app.producer
+        partitions = settings.kafka.partitions
+        publishers = {
+            topic.data_type: Publisher(
+                topic,
+                producer,
+                self.codecs.of(topic.log),
+                Partitioner(partitions),
+                self.clock,
+                settings.kafka.max_batch_bytes // 2,
+            )
+            for topic in MARKET_TOPICS
+        }
+        return SourceStep(
+            settings.binance,
+            publishers,
+            DeadLetters(BINANCE_TRADES, producer, self.codecs.of(BINANCE_TRADES.dlq)),
+            self.clock,
+            partitions=partitions,
+            on_error=self.crash,
+        )
+
+    def _validate(self) -> ValidateStep:
+        lanes = Lanes(self.settings, self.codecs, self.lake, self.epoch_of, self.clock)
+        return ValidateStep(
+            lanes,
+            self._checkpoints,
+            self.app.producer,
+            self.level,
+            self.clock,
+            checkpoint_s=self.settings.validate_.checkpoint_s,
+        )
+
+    def _sink(self) -> SinkStep:
+        return SinkStep(
+            {name: kind_of(name) for name in self.sink_topics},
+            self.lake.writers,
+            self.lake.buffers(),
+            {name: self.codecs.reader(name) for name in self.sink_topics},
+            self.epoch_of,
+            self.clock,
+            self.crash,
+        )
+
+    def _register(self) -> None:
+        """Where consumers of state start, and what is flushed before partitions leave."""
+        known = registry(self.app)
+        for topic in MARKET_TOPICS:
+            known.positions.register(
+                topic.log, self.validate.positions, commit_ceiling=self.validate.ceiling
+            )
+        for name in self.sink_topics:
+            known.positions.register(name, self.sink.positions)
+        known.before_revoke.append(self._before_revoke)
+
+    async def _before_revoke(self, _leaving: frozenset[TP]) -> None:
+        if self.failure is None:
+            await self.validate.checkpoint_all()
+            await self.sink.flush()
+
+    def started(self) -> None:
+        """Everything is recovered: begin what runs beside the agents."""
+        roles = self.settings.core.roles
+        self.spawn(self.lake.keep_fresh())
+        self.spawn(self.control.run())
+        self.spawn(self.status.run())
+        if "sink" in roles:
+            self.sink.start()
+        if "validate" in roles:
+            self.spawn(self._checkpoint_idle())
+        if "query" in roles:
+            self.spawn(self.hot.run(self.epochs))
+        self.ready = True
+        log.info("worker_ready", roles=list(roles), api=f"http://{self.settings.api.host}")
+
+    async def _checkpoint_idle(self) -> None:
+        while True:
+            await self.clock.sleep(1.0)
+            await self.validate.checkpoint_due()
+
+    async def drain(self) -> None:
+        """Before the app stops: what was received goes into the log, what was read into the lake.
+
+        Bounded: what is left stays in the log and is read by the next worker.
+        """
+        if not self.ready:
+            return
+        self.ready = False
+        try:
+            async with asyncio.timeout(_DRAIN_S):
+                await self.source.stop()
+                await self.status.refresh()
+                while not self.status.drained:
+                    await self.clock.sleep(0.05)
+                    await self.status.refresh()
+                await self.validate.checkpoint_all()
+                await self.sink.flush()
+        except TimeoutError:
+            log.warning("drain_timed_out", after_s=_DRAIN_S, lag=self.status.lag)
+
+    async def close(self) -> None:
+        """After the app has stopped."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.sink.stop()
+        await self.hot.close()
+        await asyncio.to_thread(self.lake.close)
+        await self.app.transport.close()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` until the worker stops; its failure stops the worker."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._observe)
+        self._tasks.append(task)
+
+    def _observe(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.crash(error)
+
+    def crash(self, error: BaseException) -> None:
+        """Stop the worker: going on would lose or repeat records."""
+        if self.failure is not None:
+            return
+        self.failure = error
+        self.ready = False
+        log.error("worker_crashed", error=str(error), exc_info=error)
+        self._crashing = asyncio.ensure_future(self.app.crash(error))
+
+    def check(self) -> None:
+        """Raise what failed before: an agent that Faust restarted must not take the next batch."""
+        if self.failure is not None:
+            raise self.failure
+
+    def _api_context(self) -> ApiContext:
+        api = self.settings.api
+        return ApiContext(
+            queries=self.hot.engine,
+            api_key=api.key.get_secret_value(),
+            version=__version__,
+            status=self.status.snapshot,
+            checks=self.status.checks,
+            level=self.level,
+            max_rows=self.settings.query.max_rows,
+            max_body_bytes=api.max_body_bytes,
+            operations_open=self.settings.core.environment == "local",
+            observe=self.status.observe_request,
+        )
+
+
+def _broker(settings: Settings) -> str:
+    """The address of the log: Kafka, or the embedded one in the data directory."""
+    if settings.embedded:
+        return f"local://{settings.core.data_dir.absolute() / 'log'}"
+    return ";".join(
+        f"k2kafka://{server.strip()}" for server in settings.kafka.bootstrap_servers.split(",")
+    )

@@ -1,0 +1,186 @@
+"""A worker and an exchange server as real processes, driven from a test."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from k2.cli.demo.client import ExchangeClient, WorkerClient, free_port
+from k2.cli.demo.processes import Child
+from k2.settings import LOCAL_API_KEY
+from pyiceberg.catalog import Catalog, load_catalog
+
+PYTHON = sys.executable
+
+
+async def run_demo(data_dir: Path, *captures: Path, **options: str) -> dict[str, Any]:
+    """`k2 demo --capture … --until-drained --json`; its final object. Fails with its output."""
+    command = [PYTHON, "-m", "k2.cli", "demo", "--until-drained", "--json"]
+    command += ["--data-dir", str(data_dir), "--speed", options.get("speed", "max")]
+    for capture in captures:
+        command += ["--capture", str(capture)]
+    environment = {**os.environ, "K2_API_PORT": str(free_port()), "K2_BINANCE_SYMBOLS": "BTCUSDT"}
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment,
+    )
+    out, err = await process.communicate()
+    assert process.returncode == 0, f"status {process.returncode}\n{out.decode()}\n{err.decode()}"
+    return json.loads(out.decode().strip().splitlines()[-1])
+
+
+@dataclass
+class Stack:
+    """One worker, and perhaps an exchange server, over one data directory."""
+
+    directory: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    worker: Child | None = None
+    exchange: Child | None = None
+    port: int = field(default_factory=free_port)
+    exchange_port: int = field(default_factory=free_port)
+    http: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Stack:
+        self.http = aiohttp.ClientSession()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for child in (self.worker, self.exchange):
+            if child is not None:
+                await child.stop(20)
+        assert self.http is not None
+        await self.http.close()
+
+    @property
+    def client(self) -> WorkerClient:
+        assert self.http is not None
+        return WorkerClient(self.http, f"http://127.0.0.1:{self.port}", LOCAL_API_KEY)
+
+    @property
+    def exchange_client(self) -> ExchangeClient:
+        assert self.http is not None
+        return ExchangeClient(self.http, f"http://127.0.0.1:{self.exchange_port}")
+
+    async def start_exchange(self, *arguments: str) -> None:
+        command = [PYTHON, "-m", "k2.cli", "exchange", *arguments]
+        command += ["--port", str(self.exchange_port)]
+        self.exchange = Child("exchange", command, self.directory / "exchange.log")
+        await self.exchange.start()
+        await self.exchange_client.wait_up(self.exchange, 30)
+
+    async def start_worker(self, **environment: str) -> None:
+        """Start `faust -A k2.app worker` and wait until it is ready."""
+        command = [PYTHON, "-m", "faust", "-A", "k2.app", "worker", "-l", "info"]
+        self.worker = Child("worker", command, self.directory / "worker.log")
+        await self.worker.start(
+            {
+                "K2_DATA_DIR": str(self.directory / "data"),
+                "K2_API_PORT": str(self.port),
+                "K2_BINANCE_URL": f"ws://127.0.0.1:{self.exchange_port}",
+                "K2_BINANCE_FAILOVER_URLS": "",
+                "K2_BINANCE_SYMBOLS": "BTCUSDT",
+                "K2_BINANCE_RECONNECT_INITIAL_S": "0.1",
+                "K2_DEGRADATION_EXEMPT": "true",
+                **self.environment,
+                **environment,
+            }
+        )
+        await self.client.wait_ready(self.worker, 60)
+
+    async def kill_worker(self) -> None:
+        assert self.worker is not None
+        os.kill(self.worker.pid, signal.SIGKILL)
+        await self.worker.stop(5)
+        self.worker = None
+
+    async def stop_worker(self) -> int:
+        assert self.worker is not None
+        status, self.worker = await self.worker.stop(30), None
+        return status
+
+    async def until(
+        self, what: str, test: Callable[[dict[str, Any]], bool], timeout_s: float = 60
+    ) -> dict[str, Any]:
+        """Poll `/v1/status` until `test` holds; the status then."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        status: dict[str, Any] = {}
+        while loop.time() < deadline:
+            if self.worker is not None:
+                self.worker.check()
+            status = await self.client.status()
+            if test(status):
+                return status
+            await asyncio.sleep(0.05)
+        log = self.worker.log_tail(40) if self.worker else ""
+        raise AssertionError(f"{what}: not within {timeout_s} s; status {status}\n{log}")
+
+    async def get(self, path: str, **params: str) -> tuple[int, Any]:
+        """(HTTP status, body) of a GET with the key."""
+        assert self.http is not None
+        async with self.http.get(
+            f"http://127.0.0.1:{self.port}{path}",
+            params=params,
+            headers={"X-API-Key": LOCAL_API_KEY},
+        ) as answer:
+            return answer.status, await answer.json()
+
+    async def sql(self, sql: str) -> list[dict[str, Any]]:
+        assert self.http is not None
+        async with self.http.post(
+            f"http://127.0.0.1:{self.port}/v1/sql",
+            json={"sql": sql},
+            headers={"X-API-Key": LOCAL_API_KEY},
+        ) as answer:
+            body = await answer.json()
+            assert answer.status == 200, body
+            return body["data"]
+
+
+def catalog(data_dir: Path) -> Catalog:
+    """The lake as another program opens it."""
+    return load_catalog("k2", type="sql", uri=f"sqlite:///{data_dir / 'catalog.db'}")
+
+
+def trade_ids(data_dir: Path) -> list[int]:
+    table = catalog(data_dir).load_table("market_data.trades")
+    rows = table.scan(selected_fields=("trade_id",)).to_arrow()
+    return sorted(int(value) for value in rows["trade_id"].to_pylist())
+
+
+def quote_ids(data_dir: Path) -> list[int]:
+    table = catalog(data_dir).load_table("market_data.quotes")
+    rows = table.scan(selected_fields=("quote_id",)).to_arrow()
+    return sorted(int(value) for value in rows["quote_id"].to_pylist())
+
+
+def gap_ranges(data_dir: Path) -> list[tuple[int, int]]:
+    """Open gap ranges (first missing, last missing): opened minus closed, as a set of ids."""
+    table = catalog(data_dir).load_table("market_data.gaps")
+    missing: set[int] = set()
+    rows = table.scan().to_arrow().sort_by("platform_sequence").to_pylist()
+    for row in rows:
+        span = range(row["expected"], row["received"])
+        if row["event"] == "opened":
+            missing.update(span)
+        else:
+            missing.difference_update(span)
+    ids = sorted(missing)
+    ranges: list[tuple[int, int]] = []
+    for value in ids:
+        if ranges and ranges[-1][1] == value - 1:
+            ranges[-1] = (ranges[-1][0], value)
+        else:
+            ranges.append((value, value))
+    return ranges
