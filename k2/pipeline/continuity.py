@@ -221,8 +221,11 @@ class Continuity:
 
         `stored_through`: highest platform_sequence of this partition in the lake. An id let go is
         looked up in the lake when a record asks for it, so one that is not there yet would pass
-        twice, and a symbol evicted too early would come back to a false gap.
+        twice, and a symbol evicted too early would come back to a false gap. Without a seeder
+        nothing is let go.
         """
+        if self.seed is None:
+            stored_through = -1
         # A symbol whose ids started over stays: the lake does not tell its generations apart.
         simple = [track for track in self.tracks.values() if not track.resets]
         excess = max(0, len(self.tracks) - self.max_symbols)

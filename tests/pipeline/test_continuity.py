@@ -368,6 +368,14 @@ def test_an_evicted_symbol_comes_back_with_the_lakes_ids():
     assert lake.asked[-1] == (["A"], 5)
 
 
+def test_without_a_lake_to_ask_nothing_is_let_go():
+    continuity = Continuity(Policy.CONTIGUOUS, max_symbols=1, max_runs=2)
+    run(continuity, [*trades(1, 3, 5, 7), *trades(1, symbol="B")])
+    assert continuity.trim(stored_through=100) == (0, 0, 2)
+    assert continuity.trim(stored_through=100) == (0, 0, 2)
+    assert run(continuity, trades(1, 3, 5, 7))[0] == [False] * 4
+
+
 def test_forgotten_runs_are_looked_up_in_the_lake():
     lake = Lake()
     continuity = Continuity(Policy.CONTIGUOUS, seed=lake, max_runs=8)
