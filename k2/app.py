@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agents import degradation, sink, source, validate
+from agents import degradation, shed, sink, source, validate
 from k2.log import configure_structlog
 from k2.settings import settings
 from k2.topics import DEGRADATION_CONTROL, MARKET_TOPICS, SESSIONS
@@ -10,12 +10,19 @@ from k2.transport.registry import batch_topic
 from k2.worker import K2App, Worker
 from tables.continuity import continuity_table
 from tables.degradation import degradation_table
+from tables.shed import shed_table
 
 configure_structlog()
 
 conf = settings()
 app = K2App.of(conf)
-worker = Worker(app, conf, continuity_table(app, conf.kafka.partitions), degradation_table(app))
+worker = Worker(
+    app,
+    conf,
+    continuity_table(app, conf.kafka.partitions),
+    shed_table(app, conf.kafka.partitions),
+    degradation_table(app),
+)
 app.worker = worker
 
 
@@ -27,6 +34,7 @@ if "source" in conf.core.roles:
     source.attach(app, app.topic(SESSIONS, partitions=conf.kafka.partitions, internal=True), worker)
 if "validate" in conf.core.roles:
     validate.attach(app, _batches(*(topic.log for topic in MARKET_TOPICS)), worker)
+    shed.attach(app, _batches(*(topic.validated for topic in MARKET_TOPICS)), worker)
 if "sink" in conf.core.roles:
     sink.attach(app, _batches(*worker.sink_topics), worker)
 if "control" in conf.core.roles:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from k2.settings import Settings
-from k2.topics import DEGRADATION_CONTROL, MARKET_TOPICS, SESSIONS, SHED_LEDGER
+from k2.topics import DEGRADATION_CONTROL, MARKET_TOPICS, SESSIONS
 from k2.transport.admin import TopicSpec
 
 _DAY_S = 86_400.0
@@ -21,5 +21,4 @@ def topic_specs(settings: Settings) -> list[TopicSpec]:
             specs.append(TopicSpec(name, kafka.partitions, retention_s=days * _DAY_S))
     specs.append(TopicSpec(SESSIONS, kafka.partitions, retention_s=_DAY_S))
     specs.append(TopicSpec(DEGRADATION_CONTROL, 1, retention_s=_DAY_S))
-    specs.append(TopicSpec(SHED_LEDGER, kafka.partitions, compacted=True))
     return specs

@@ -91,7 +91,7 @@ class HotSide:
                 await feed.start(self._lake.pinned[name].vector(), epochs, await self._bounds(name))
                 await feed.run()
             except K2Error as exc:
-                log.error("tail_interrupted", table=name, error=exc.message, **exc.details)
+                log.warning("tail_interrupted", table=name, error=exc.message, **exc.details)
                 await self._clock.sleep(_AGAIN_S)
             finally:
                 await reader.stop()

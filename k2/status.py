@@ -86,6 +86,7 @@ class StatusBoard:
             or worker.source.in_flight
             or worker.validate.in_flight
             or worker.sink.pending_rows
+            or worker.shed.pending()
         )
 
     def _note_activity(self) -> None:
@@ -138,6 +139,8 @@ class StatusBoard:
                 "gaps_opened": validate.gaps_opened,
                 "missing_ids": validate.missing_ids,
                 "shed": validate.shed,
+                "shed_pending": sum(worker.shed.pending().values()),
+                "shed_brought": worker.shed.brought,
                 "checkpoints": validate.checkpoints,
             },
             "sink": {

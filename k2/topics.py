@@ -93,5 +93,3 @@ MARKET_TOPICS: Final = (BINANCE_TRADES, BINANCE_QUOTES)
 SESSIONS: Final = "k2.sessions"
 #: Inputs of the degradation controller; one partition, one reader.
 DEGRADATION_CONTROL: Final = "k2.degradation.control"
-#: Offset ranges that were shed, per partition and tier (compacted).
-SHED_LEDGER: Final = "k2.shed.ledger"

@@ -20,12 +20,14 @@ from k2.codecs import Codecs, open_registry
 from k2.hot import HotSide
 from k2.lakehouse import Lakehouse
 from k2.log import formatter_config
+from k2.pipeline.groups import Cut
 from k2.settings import Settings
 from k2.status import StatusBoard
 from k2.steps.control import ControlStep
 from k2.steps.dead_letters import DeadLetters
 from k2.steps.lanes import Lanes
 from k2.steps.publish import Partitioner, Publisher
+from k2.steps.shed import ShedStep, earliest_of
 from k2.steps.sink import SinkStep
 from k2.steps.source import SourceStep
 from k2.steps.tables import FaustCheckpoints
@@ -93,13 +95,16 @@ class K2App(faust.App):
 class Worker:
     """The parts, by the order in which data meets them."""
 
-    def __init__(self, app: K2App, settings: Settings, continuity: Any, degradation: Any) -> None:
+    def __init__(
+        self, app: K2App, settings: Settings, continuity: Any, shed: Any, degradation: Any
+    ) -> None:
         self.app = app
         self.settings = settings
         self.clock = SYSTEM_CLOCK
         self._degradation = degradation
         self.ready = False
         self._checkpoints = FaustCheckpoints(continuity)
+        self._shed_table = FaustCheckpoints(shed)
         self._tasks: list[asyncio.Task[None]] = []
         self.failure: BaseException | None = None
 
@@ -128,6 +133,7 @@ class Worker:
         self.status = StatusBoard(self)
         self.control = self._control()
         self.source = self._source()
+        self.shed = self._shed()
         self.validate = self._validate()
         self.sink = self._sink()
         self._register()
@@ -172,7 +178,14 @@ class Worker:
         )
 
     def _validate(self) -> ValidateStep:
-        lanes = Lanes(self.settings, self.codecs, self.lake, self.epoch_of, self.clock)
+        lanes = Lanes(
+            self.settings,
+            self.codecs,
+            self.lake,
+            self.epoch_of,
+            self.clock,
+            first_pending=self.shed.first_pending,
+        )
         return ValidateStep(
             lanes,
             self._checkpoints,
@@ -180,6 +193,18 @@ class Worker:
             self.level,
             self.clock,
             checkpoint_s=self.settings.validate_.checkpoint_s,
+        )
+
+    def _shed(self) -> ShedStep:
+        settings = self.settings
+        return ShedStep(
+            self._shed_table,
+            self.app.producer,
+            self.app.transport,
+            self.epoch_of,
+            self.level,
+            self.clock,
+            Cut(settings.validate_.group_records, settings.kafka.max_batch_bytes),
         )
 
     def _sink(self) -> SinkStep:
@@ -200,13 +225,24 @@ class Worker:
             known.positions.register(
                 topic.log, self.validate.positions, commit_ceiling=self.validate.ceiling
             )
+        roles = self.settings.core.roles
         for name in self.sink_topics:
-            known.positions.register(name, self.sink.positions)
+            if "validate" not in roles or not name.endswith(".validated"):
+                known.positions.register(name, self.sink.positions)
+            elif "sink" in roles:
+                known.positions.register(name, self._shared_positions)
+            else:
+                known.positions.register(name, self.shed.positions)
         known.before_revoke.append(self._before_revoke)
+
+    async def _shared_positions(self, tps: frozenset[TP]) -> dict[TP, int]:
+        """Sink and ledger read the same messages; each drops what it has."""
+        return earliest_of(await self.sink.positions(tps), await self.shed.positions(tps))
 
     async def _before_revoke(self, _leaving: frozenset[TP]) -> None:
         if self.failure is None:
             await self.validate.checkpoint_all()
+            await self.shed.store()
             await self.sink.flush()
 
     def started(self) -> None:
@@ -219,6 +255,7 @@ class Worker:
             self.sink.start()
         if "validate" in roles:
             self.spawn(self._checkpoint_idle())
+            self.spawn(self.shed.run())
         if "query" in roles:
             self.spawn(self.hot.run(self.epochs))
         self.ready = True

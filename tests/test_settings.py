@@ -1,6 +1,7 @@
 """Settings: defaults, parsing, and errors that name the variable."""
 
 import pytest
+
 from k2.errors import ConfigError
 from k2.settings import load_settings
 

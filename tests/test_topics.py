@@ -1,6 +1,7 @@
 """Topic names: built, parsed, refused."""
 
 import pytest
+
 from k2.errors import ConfigError
 from k2.topics import BINANCE_TRADES, MarketTopic, parse
 
@@ -14,14 +15,17 @@ def test_names_of_a_family():
         assert name == (topic.log if suffix is None else f"{topic.log}.{suffix}")
 
 
-@pytest.mark.parametrize("name", ["market.crypto.trades", "trades", "market.crypto.trades.x.dql", ""])
+@pytest.mark.parametrize(
+    "name", ["market.crypto.trades", "trades", "market.crypto.trades.x.dql", ""]
+)
 def test_an_unknown_name_is_refused(name):
     with pytest.raises(ConfigError):
         parse(name)
 
 
 @pytest.mark.parametrize(
-    "parts", [("fx", "trades", "binance"), ("crypto", "ticks", "binance"), ("crypto", "trades", "B")]
+    "parts",
+    [("fx", "trades", "binance"), ("crypto", "ticks", "binance"), ("crypto", "trades", "B")],
 )
 def test_parts_are_checked(parts):
     with pytest.raises(ConfigError):

@@ -10,10 +10,13 @@ import click
 
 from k2.settings import load_settings
 
+#: Faust's names of our levels.
+_FAUST_LEVELS = {"DEBUG": "debug", "INFO": "info", "WARNING": "warn", "ERROR": "error"}
+
 
 def worker_command() -> list[str]:
     """The production entry `faust -A k2.app worker`, run by this very interpreter."""
-    level = load_settings().core.log_level.lower()
+    level = _FAUST_LEVELS[load_settings().core.log_level]
     return [sys.executable, "-m", "faust", "-A", "k2.app", "worker", "-l", level]
 
 

@@ -12,7 +12,7 @@ from k2.degradation.tiers import Tiers, load_tiers
 from k2.lake.seed import LakeSeeds, Seed
 from k2.lake.vector import Place
 from k2.lakehouse import Lakehouse
-from k2.pipeline.validate import POLICIES, LaneCodecs, Validator
+from k2.pipeline.validate import LaneCodecs, Validator
 from k2.settings import Settings
 from k2.topics import MarketTopic, parse
 
@@ -23,12 +23,17 @@ _NO_EPOCH = ""
 class LakeSeeder:
     """Ids that the lake has of one partition's symbols (`k2.pipeline.continuity.Seeder`)."""
 
-    def __init__(self, lake: Lakehouse, topic: MarketTopic, epoch: str) -> None:
+    def __init__(
+        self, lake: Lakehouse, topic: MarketTopic, epoch: str, *, other_epochs: bool
+    ) -> None:
         self._lake = lake
         self._topic = topic
         self._epoch = epoch
+        self._other_epochs = other_epochs
 
     def __call__(self, symbols: Sequence[str], own_before: int | None) -> Mapping[str, Seed]:
+        if own_before is None and not self._other_epochs:
+            return {}
         pinned = self._lake.reader.current(self._topic.data_type)
         # Rows of this very incarnation count for symbols that were let go. One that is stored
         # beyond `own_before` was emitted before a crash: its readers have it, dropping it again
@@ -48,7 +53,10 @@ class Lanes:
         lake: Lakehouse,
         epoch_of: Callable[[str], str],
         clock: Clock,
+        *,
+        first_pending: Callable[[TP], int | None],
     ) -> None:
+        self._first_pending = first_pending
         self._settings = settings
         self._codecs = codecs
         self._lake = lake
@@ -59,8 +67,8 @@ class Lanes:
 
     def make(self, topic: MarketTopic, partition: int) -> Validator:
         epoch = self._epoch_of(topic.log)
-        known = (topic.exchange, topic.data_type) in POLICIES
-        self._seeded[topic.log] = known and self._other_epochs(topic, epoch)
+        others = self._other_epochs(topic, epoch)
+        self._seeded[topic.log] = others
         return Validator(
             topic,
             partition,
@@ -73,18 +81,21 @@ class Lanes:
             options=self._settings.validate_,
             clock=self._clock,
             max_batch_bytes=self._settings.kafka.max_batch_bytes,
-            seed=LakeSeeder(self._lake, topic, epoch) if self._seeded[topic.log] else None,
+            seed=LakeSeeder(self._lake, topic, epoch, other_epochs=others),
             tiers=self._tiers[topic.asset_class],
         )
 
-    def may_block(self, tp: TP) -> bool:
-        return self._seeded.get(tp.topic, False)
+    def may_block(self, validator: Validator) -> bool:
+        return validator.continuity.evicted or self._seeded[validator.topic.log]
 
     def stored_through(self, tp: TP) -> int:
         topic = parse(tp.topic)[0]
         vector = self._lake.pinned[topic.data_type].vector()
         stored = vector.get(Place(self._epoch_of(tp.topic), topic.validated, tp.partition))
-        return -1 if stored is None else stored.sequence
+        through = -1 if stored is None else stored.sequence
+        # What was put off is not in the lake yet, whatever the position says.
+        pending = self._first_pending(tp)
+        return through if pending is None else min(through, pending - 1)
 
     def _other_epochs(self, topic: MarketTopic, epoch: str) -> bool:
         """True when the lake has rows of this log from another incarnation of it.

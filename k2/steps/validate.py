@@ -45,7 +45,7 @@ class ValidatorFactory(Protocol):
     def make(self, topic: MarketTopic, partition: int) -> Validator:
         """An empty validator."""
 
-    def may_block(self, tp: TP) -> bool:
+    def may_block(self, validator: Validator) -> bool:
         """True when judging may ask the lake for ids."""
 
     def stored_through(self, tp: TP) -> int:
@@ -127,14 +127,17 @@ class ValidateStep:
             lane.dirty = True
         self._count(batch, outcome)
         while len(lane.outputs) > _IN_FLIGHT:
-            await lane.outputs.popleft()
+            # It stays in place: a checkpoint written meanwhile must wait for it too.
+            await lane.outputs[0]
+            while lane.outputs and lane.outputs[0].done():
+                lane.outputs.popleft().result()
         if self._due(lane):
             await self._checkpoint(TP(batch.topic, batch.partition), lane)
 
     async def _judge(self, lane: _Lane, batch: LogBatch) -> Outcome:
         began_s = self._clock.monotonic_s()
         level = self._level()
-        if self._factory.may_block(TP(batch.topic, batch.partition)):
+        if self._factory.may_block(lane.validator):
             outcome = await asyncio.to_thread(lane.validator.apply, batch, level)
         else:
             outcome = lane.validator.apply(batch, level)

@@ -115,7 +115,10 @@ def die_with_parent() -> None:
 
 
 class KafkaServer:
-    """A broker process. `start`, `stop` and `kill` may be repeated; ports and log stay."""
+    """A broker process. `start`, `stop` and `kill` may be repeated; ports and log stay.
+
+    On Linux the broker ends with the thread that called `start`.
+    """
 
     def __init__(self, directory: Path, *, heap: str = "512m") -> None:
         self.directory = directory

@@ -98,6 +98,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         promise.cancel()
         raise ConsumerStoppedError
 
+    def _stopped_set(self) -> None:
+        if self.thread_loop.is_closed():
+            self._stopped.set()  # after a crash there is no loop left to do it in
+        else:
+            super()._stopped_set()
+
     async def _fetch_records(
         self,
         consumer: Any,

@@ -14,6 +14,7 @@ from faust.types import TP
 from k2.errors import LogError
 from k2.settings import Kafka
 from k2.transport.batch import OutBatch
+from k2.transport.encode import Lz4BatchBuilder
 from k2.transport.registry import registry
 from k2.transport.security import aiokafka_options
 
@@ -92,7 +93,7 @@ class Producer(AiokafkaProducer):
         log refuses it.
         """
         check_batch(batch)
-        builder = self._ensure_producer().create_batch()
+        builder = self._new_builder()
         fits = fill(builder._builder, batch)
         builder._relative_offset = len(batch.values)
         builder.close()  # nothing else may join it
@@ -111,6 +112,12 @@ class Producer(AiokafkaProducer):
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
         return task
+
+    def _new_builder(self) -> Any:
+        producer = self._ensure_producer()
+        if self._kafka.compression == "lz4":
+            return Lz4BatchBuilder(self._kafka.max_batch_bytes)
+        return producer.create_batch()
 
     async def _deliver(self, tp: TP, builder: Any) -> int:
         try:

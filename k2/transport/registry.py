@@ -63,8 +63,9 @@ class BatchSchema(Schema):
 def batch_topic(app: Any, name: str, *, partitions: int, **options: Any) -> Any:
     """A Faust topic whose events carry a `LogBatch`, opted in.
 
-    Declared `internal`, so that Faust neither creates it nor drops it from the subscription;
-    create it with `LogAdmin.ensure_topics` before the worker starts. `options` go to `app.topic`.
+    Create it with `LogAdmin.ensure_topics` before the worker starts. It is declared `internal`
+    because Faust silently drops other topics that are missing from the subscription. `options` go
+    to `app.topic`.
     """
     registry(app).batch_topics.add(name)
     return app.topic(name, partitions=partitions, internal=True, schema=BatchSchema(), **options)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from click.testing import CliRunner
+
 from k2.cli.docs import PAGES
 from k2.cli.main import cli
 

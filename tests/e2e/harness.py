@@ -10,13 +10,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
+from pyiceberg.catalog import Catalog, load_catalog
+
 from k2.cli.demo.client import ExchangeClient, WorkerClient, free_port
 from k2.cli.demo.processes import Child
+from k2.pipeline.open_gaps import open_ranges
 from k2.settings import LOCAL_API_KEY
-from pyiceberg.catalog import Catalog, load_catalog
 
 PYTHON = sys.executable
 
@@ -51,7 +53,7 @@ class Stack:
     exchange_port: int = field(default_factory=free_port)
     http: aiohttp.ClientSession | None = None
 
-    async def __aenter__(self) -> Stack:
+    async def __aenter__(self) -> Self:
         self.http = aiohttp.ClientSession()
         return self
 
@@ -166,21 +168,8 @@ def quote_ids(data_dir: Path) -> list[int]:
 
 
 def gap_ranges(data_dir: Path) -> list[tuple[int, int]]:
-    """Open gap ranges (first missing, last missing): opened minus closed, as a set of ids."""
+    """Open gap ranges of trades (first missing, last missing)."""
     table = catalog(data_dir).load_table("market_data.gaps")
-    missing: set[int] = set()
     rows = table.scan().to_arrow().sort_by("platform_sequence").to_pylist()
-    for row in rows:
-        span = range(row["expected"], row["received"])
-        if row["event"] == "opened":
-            missing.update(span)
-        else:
-            missing.difference_update(span)
-    ids = sorted(missing)
-    ranges: list[tuple[int, int]] = []
-    for value in ids:
-        if ranges and ranges[-1][1] == value - 1:
-            ranges[-1] = (ranges[-1][0], value)
-        else:
-            ranges.append((value, value))
-    return ranges
+    found = open_ranges(row for row in rows if row["data_type"] == "trades")
+    return sorted(span for ranges in found.values() for span in ranges)

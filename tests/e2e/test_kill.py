@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from k2.testing.kafka import missing_tools, running_kafka
 from tests.data import BTC_0808, require
 from tests.e2e.harness import Stack, gap_ranges, quote_ids, trade_ids
 
@@ -14,15 +17,19 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
-def log_environment(request: pytest.FixtureRequest) -> dict[str, str]:
+def log_environment(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """Settings of the log; a Kafka of its own, since the topics' names are always the same."""
     if request.param == "embedded":
-        return {}
-    kafka = request.getfixturevalue("kafka")
-    return {
-        "K2_KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap,
-        "K2_KAFKA_SESSION_TIMEOUT_S": "6",
-        "K2_APP_ID": f"k2-kill-{id(request)}",
-    }
+        yield {}
+        return
+    reason = missing_tools()
+    if reason and not os.environ.get("CI"):
+        pytest.skip(reason)
+    with running_kafka() as server:
+        yield {
+            "K2_KAFKA_BOOTSTRAP_SERVERS": server.bootstrap,
+            "K2_KAFKA_SESSION_TIMEOUT_S": "6",
+        }
 
 
 async def test_killed_worker_loses_nothing_the_log_acknowledged(

@@ -150,6 +150,12 @@ async def test_a_running_consumer_overtaken_by_retention_crashes(driver):
             await collector.until(lambda: False)
 
 
+async def read_until_it_raises(reader, into):
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            into += await reader.getmany(0.1)
+
+
 async def test_a_reader_overtaken_by_retention_stops_loudly(driver):
     topic = await driver.topic()
     for start in range(0, 100, 10):
@@ -163,9 +169,7 @@ async def test_a_reader_overtaken_by_retention_stops_loudly(driver):
             read = await reader.getmany(1.0)
         await driver.delete_below(TP(topic, 0), 100)
         with pytest.raises(RetentionGapError, match="retention overtook"):
-            async with asyncio.timeout(PATIENCE_S):
-                while True:
-                    read += await reader.getmany(0.1)
+            await read_until_it_raises(reader, read)
         assert read[-1].last_offset < 99
     finally:
         await reader.stop()

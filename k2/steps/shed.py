@@ -1,0 +1,205 @@
+"""Shed: a ledger of what degradation put off, brought to the deferred topics at NORMAL.
+
+Guarantee: degradation delays records, it does not lose them. The ledger is fed by headers of the
+validated groups themselves, so it notes exactly what readers did not get; it and its reading
+position are kept in a table with a changelog. What is brought again after a crash has covers, by
+which readers drop it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgspec
+import structlog
+from faust.types import TP
+
+from k2.clock import Clock
+from k2.degradation.deferred import Span, emit_deferred, plan
+from k2.degradation.ledger import Entry, Ledger, LogPlace, shed_in
+from k2.degradation.levels import Level
+from k2.pipeline.cover import CoverReader
+from k2.pipeline.groups import Cut
+from k2.steps.publish import BatchProducer
+from k2.steps.tables import FaustCheckpoints
+from k2.topics import parse
+from k2.transport.batch import LogBatch
+from k2.transport.reader import LogReader
+
+log = structlog.get_logger(__name__)
+
+_POSITION = b"position"
+_EVERY_S = 1.0
+_POSITION_S = 5.0
+_POLL_S = 0.5
+
+
+class ReaderFactory(Protocol):
+    """The transport."""
+
+    def create_reader(self) -> LogReader:
+        """A reader without group."""
+
+
+class _Position(msgspec.Struct, array_like=True):
+    """`applied`: highest offset noted, per incarnation of the log of record."""
+
+    next_offset: int
+    applied: dict[str, int]
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One partition of one validated topic."""
+
+    ledger: Ledger
+    cover: CoverReader
+    next_offset: int
+    written: dict[bytes, bytes | None] = field(default_factory=dict)
+    stored_to: int = 0
+    stored_s: float = 0.0
+
+
+class ShedStep:
+    """The ledger of the partitions this worker owns."""
+
+    def __init__(
+        self,
+        table: FaustCheckpoints,
+        producer: BatchProducer,
+        readers: ReaderFactory,
+        epoch_of: Callable[[str], str],
+        level: Callable[[], int],
+        clock: Clock,
+        cut: Cut,
+    ) -> None:
+        self._table = table
+        self._producer = producer
+        self._readers = readers
+        self._epoch_of = epoch_of
+        self._level = level
+        self._clock = clock
+        self._cut = cut
+        self._lanes: dict[TP, _Lane] = {}
+        self.brought = 0
+
+    async def positions(self, tps: frozenset[TP]) -> dict[TP, int]:
+        """Restore the ledgers of validated partitions; where each reads on."""
+        found: dict[TP, int] = {}
+        for tp in tps:
+            ledger, position = Ledger(), _Position(0, {})
+            for key, value in sorted(self._table.load(tp).items()):
+                if key == _POSITION:
+                    position = msgspec.msgpack.decode(value, type=_Position)
+                else:
+                    ledger.load(key, value)
+            cover = CoverReader(tp.topic, tp.partition, dict(position.applied))
+            self._lanes[tp] = _Lane(ledger, cover, position.next_offset)
+            if position.next_offset:
+                found[tp] = position.next_offset
+        return found
+
+    async def note(self, batch: LogBatch) -> None:
+        """Read the headers of one validated batch."""
+        lane = self._lanes[TP(batch.topic, batch.partition)]
+        if batch.last_offset < lane.next_offset:
+            return
+        for group in lane.cover.read(batch):
+            for shed in shed_in(batch, group):
+                self._keep(lane, [lane.ledger.add(shed)])
+        lane.next_offset = batch.last_offset + 1
+
+    async def run(self) -> None:
+        """Store what was noted, and bring what was put off once the level is NORMAL, for ever."""
+        while True:
+            await self._clock.sleep(_EVERY_S)
+            await self.store()
+            if self._level() == Level.NORMAL:
+                await self._bring()
+
+    async def store(self) -> None:
+        """Write what was noted; positions that only moved on, now and then."""
+        now_s = self._clock.monotonic_s()
+        for tp, lane in list(self._lanes.items()):
+            moved = lane.next_offset > lane.stored_to and now_s - lane.stored_s >= _POSITION_S
+            if lane.written or moved:
+                await self._store(tp, lane)
+
+    def pending(self) -> dict[int, int]:
+        """Records put off and not yet brought, by tier."""
+        total: dict[int, int] = {}
+        for lane in self._lanes.values():
+            for tier, count in lane.ledger.counts().items():
+                total[tier] = total.get(tier, 0) + count
+        return total
+
+    def first_pending(self, log_tp: TP) -> int | None:
+        """Lowest offset of a log of record that is still to be brought."""
+        topic = parse(log_tp.topic)[0]
+        lane = self._lanes.get(TP(topic.validated, log_tp.partition))
+        if lane is None:
+            return None
+        place = LogPlace(self._epoch_of(topic.log), topic.log, log_tp.partition)
+        return min((shed.first for shed in lane.ledger.pending(place)), default=None)
+
+    @staticmethod
+    def _keep(lane: _Lane, entries: Iterable[Entry | None]) -> None:
+        for entry in entries:
+            if entry is not None:
+                lane.written[entry[0]] = entry[1]
+
+    async def _store(self, tp: TP, lane: _Lane) -> None:
+        # The position is taken with the entries noted up to it: later, never ahead of them.
+        position = msgspec.msgpack.encode(_Position(lane.next_offset, dict(lane.cover.applied)))
+        written, lane.written = lane.written, {}
+        lane.stored_to, lane.stored_s = lane.next_offset, self._clock.monotonic_s()
+        await self._table.store(tp, [*written.items(), (_POSITION, position)])
+
+    async def _bring(self) -> None:
+        for tp, lane in list(self._lanes.items()):
+            for place in lane.ledger.places():
+                if place.epoch == self._epoch_of(place.topic):
+                    for span in plan(lane.ledger, place, self._level()):
+                        await self._bring_span(tp, lane, place, span)
+
+    async def _bring_span(self, tp: TP, lane: _Lane, place: LogPlace, span: Span) -> None:
+        """Read one stretch of the log of record again and emit what was put off in it."""
+        source = TP(place.topic, place.partition)
+        reader = self._readers.create_reader()
+        try:
+            await reader.start({source: span.first})
+            while lane.ledger.through(place) < span.last and self._level() == Level.NORMAL:
+                for batch in await reader.getmany(_POLL_S):
+                    await self._emit(tp, lane, place, span, batch)
+        finally:
+            await reader.stop()
+        log.info("shed_brought", topic=place.topic, partition=place.partition, **span._asdict())
+
+    async def _emit(
+        self, tp: TP, lane: _Lane, place: LogPlace, span: Span, batch: LogBatch
+    ) -> None:
+        groups, through = emit_deferred(
+            batch,
+            lane.ledger.pending(place),
+            topic=parse(place.topic)[0],
+            epoch=place.epoch,
+            through=lane.ledger.through(place),
+            last=span.last,
+            cut=self._cut,
+        )
+        await asyncio.gather(*(self._producer.send_batch(group) for group in groups))
+        self.brought += sum(1 for group in groups for value in group.values if value is not None)
+        self._keep(lane, lane.ledger.resolved(place, through))
+        await self._store(tp, lane)
+
+
+def earliest_of(*positions: Mapping[TP, int]) -> dict[TP, int]:
+    """Where a consumer that serves several readers starts: where the one furthest behind does.
+
+    A partition absent from one of them starts at the topic's beginning.
+    """
+    shared = set(positions[0]).intersection(*positions[1:])
+    return {tp: min(found[tp] for found in positions) for tp in shared}
