@@ -91,12 +91,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         ended = asyncio.ensure_future(self._shutdown.wait())
         try:
             await asyncio.wait([promise, ended], return_when=asyncio.FIRST_COMPLETED)
+            if promise.done():
+                return promise.result()
+            raise ConsumerStoppedError
         finally:
             ended.cancel()
-        if promise.done():
-            return promise.result()
-        promise.cancel()
-        raise ConsumerStoppedError
+            promise.cancel()  # nobody will ask for it any more
 
     def _stopped_set(self) -> None:
         if self.thread_loop.is_closed():

@@ -72,6 +72,22 @@ class BatchMessage(ConsumerMessage):
     ticket: int
 
 
+class _ReadOffsets(defaultdict[TP, int | None]):
+    """Faust's read offsets, without those of batch topics.
+
+    Faust drops a message below the read offset and writes that offset after the delivery, so a
+    seek back during a delivery would have the redelivered batches dropped. Seek counts do that
+    work for batches.
+    """
+
+    def __init__(self, batch_topics: set[str]) -> None:
+        super().__init__(lambda: None)
+        self._batch_topics = batch_topics
+
+    def __getitem__(self, tp: TP) -> int | None:
+        return None if tp[0] in self._batch_topics else super().__getitem__(tp)
+
+
 class BatchConsumerMixin(Consumer):
     """Faust consumer of record batches; a driver derives from it and its own consumer.
 
@@ -99,6 +115,7 @@ class BatchConsumerMixin(Consumer):
         self._wakeup = asyncio.Event()
         super().__init__(*args, **kwargs)
         self.registry = registry(self.app)
+        self._read_offset = _ReadOffsets(self.registry.batch_topics)
         if self.registry.before_revoke and not self.app.conf.stream_wait_empty:
             raise ConfigError(
                 "stream_wait_empty=False has no moment for the before_revoke hooks; set it to True"
@@ -295,10 +312,6 @@ class BatchConsumerMixin(Consumer):
         offset = self._trackers[tp].committable()
         return None if offset is None else self.registry.positions.ceiling(tp, offset)
 
-    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
-        if not self.carries_batches(tp):
-            await super()._add_gap(tp, offset_from, offset_to)
-
     # --- positions ----------------------------------------------------------------------------
 
     async def seek_to_committed(self) -> Mapping[TP, int | None]:
@@ -356,7 +369,6 @@ class BatchConsumerMixin(Consumer):
         """
         if self.carries_batches(partition):
             await self._move({partition: offset})
-            self._read_offset[partition] = offset or None
         else:
             await super().seek(partition, offset)
 

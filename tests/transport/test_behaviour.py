@@ -246,15 +246,16 @@ async def test_a_new_group_starts_at_the_earliest_record(driver):
 
 async def test_a_seek_while_flowing_loses_and_repeats_nothing_but_what_was_asked(driver):
     topic = await driver.topic()
+    driver.settings = driver.settings.model_copy(update={"batch_records": 1_000})
     for n in range(20):
         await driver.append(topic, numbered(n * 1_000, 1_000))
     collector = Collector(driver, topic)
     tp = TP(topic, 0)
     async with running(collector.app):
-        await collector.until(lambda: len(collector.values) >= 1_000)
-        await collector.app.consumer.seek(tp, 500)
-        seen = len(collector.events)
-        await collector.until(lambda: 500 in collector.offsets()[1:])
+        for seeks in range(1, 6):
+            await collector.until(lambda: len(collector.events) >= 3)
+            await collector.app.consumer.seek(tp, 500)
+            await collector.until(lambda n=seeks: collector.offsets().count(500) == n + 1)
         await collector.until(lambda: collector.offsets()[-1] == 19_999)
         again = collector.offsets()
         again = again[len(again) - again[::-1].index(500) - 1 :]
@@ -264,7 +265,59 @@ async def test_a_seek_while_flowing_loses_and_repeats_nothing_but_what_was_asked
         await driver.append(topic, [b"new"])
         await collector.until(lambda: collector.values[-1] == b"new")
         assert await collector.committed() == 20_001
-    assert len(collector.events) > seen
+
+
+async def test_a_fetch_under_way_during_a_seek_is_not_delivered(driver):
+    topic = await driver.topic()
+    await driver.append(topic, numbered(0, 1_000))
+    collector = Collector(driver, topic)
+    gate, fetched = asyncio.Event(), []
+    gate.set()
+    async with running(collector.app):
+        consumer = collector.app.consumer
+        getmany = consumer._getmany
+
+        async def late(**asked):
+            found = await getmany(**asked)
+            fetched.extend(found)
+            await gate.wait()
+            return found
+
+        consumer._getmany = late
+        await collector.until(lambda: len(collector.values) == 1_000)
+        gate.clear()
+        fetched.clear()
+        await driver.append(topic, numbered(1_000, 1_000))
+        await collector.until(lambda: fetched)
+        await consumer.seek(TP(topic, 0), 500)
+        gate.set()
+        await collector.until(lambda: len(collector.values) >= 2_500)
+        assert collector.offsets() == [*range(1_000), *range(500, 2_000)]
+        assert await collector.committed() == 2_000
+
+
+async def test_a_seek_during_a_delivery_redelivers(driver):
+    topic = await driver.topic()
+    driver.settings = driver.settings.model_copy(update={"batch_records": 1_000})
+    for n in range(2):
+        await driver.append(topic, numbered(n * 1_000, 1_000))
+    collector = Collector(driver, topic)
+    gate = asyncio.Event()
+    deliver = collector.app.consumer.callback
+
+    async def slowly(message):
+        await deliver(message)
+        if message.offset == 1_999:
+            await gate.wait()
+
+    collector.app.consumer.callback = slowly
+    async with running(collector.app):
+        await collector.until(lambda: len(collector.values) == 2_000)
+        await collector.app.consumer.seek(TP(topic, 0), 500)
+        gate.set()
+        await collector.until(lambda: len(collector.values) == 3_500)
+        assert collector.offsets() == [*range(2_000), *range(500, 2_000)]
+        assert await collector.committed() == 2_000
 
 
 async def test_pausing_and_resuming_loses_nothing(driver):
