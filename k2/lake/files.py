@@ -85,7 +85,7 @@ def write_files(
     """
     if rows.num_rows == 0:
         return []
-    ordered = _conform(table, rows)
+    ordered = _encoded(_conform(table, rows))
     days, buckets, columns = _keys(table, ordered)
     order, starts = _partitions(days, buckets, [columns[name].ranks for name in table.sort_columns])
     ordered = ordered.take(pa.array(order)).combine_chunks()
@@ -199,6 +199,15 @@ def _conform(table: TableDef, rows: pa.Table) -> pa.Table:
     return pa.Table.from_arrays(cast.columns, schema=wanted)
 
 
+def _encoded(rows: pa.Table) -> pa.Table:
+    """Repeating text as dictionaries: it is sorted and written by its codes, hashed only once."""
+    for index, field in enumerate(rows.schema):
+        if field.name in _DICTIONARY and pa.types.is_string(field.type):
+            column = rows.column(index).dictionary_encode().unify_dictionaries()
+            rows = rows.set_column(index, field.with_type(column.type), column)
+    return rows
+
+
 def _keys(table: TableDef, rows: pa.Table) -> tuple[_Ints, _Ints, dict[str, _Ranked]]:
     """Day and bucket of every row, and the columns that are sorted or bounded, as ranks."""
     names = dict.fromkeys((*table.sort_columns, *table.bounded))
@@ -212,8 +221,8 @@ def _keys(table: TableDef, rows: pa.Table) -> tuple[_Ints, _Ints, dict[str, _Ran
 
 
 def _rank(column: pa.ChunkedArray) -> _Ranked:
-    if pa.types.is_string(column.type):
-        encoded = column.dictionary_encode().combine_chunks()
+    if pa.types.is_dictionary(column.type):
+        encoded = column.combine_chunks()
         if isinstance(encoded, pa.ChunkedArray):
             encoded = encoded.chunk(0)
         values = encoded.dictionary.to_pylist()

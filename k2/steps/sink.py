@@ -27,6 +27,9 @@ from k2.transport.batch import LogBatch
 
 log = structlog.get_logger(__name__)
 
+#: Batches with more rows are decoded in a thread; for fewer the switch costs more than it gains.
+_INLINE_ROWS = 500
+
 
 @dataclass(slots=True)
 class TableCounts:
@@ -120,7 +123,12 @@ class SinkStep:
         tp = TP(batch.topic, batch.partition)
         source = self._sources[tp]
         table, buffer = source.table, source.table.buffer
-        parts = self._rows[batch.topic].read(batch, source.cover)
+        read = self._rows[batch.topic].read
+        if len(batch) > _INLINE_ROWS:
+            # Arrow and the codec hold no GIL: meanwhile the loop unpacks what comes next.
+            parts = await asyncio.to_thread(read, batch, source.cover)
+        else:
+            parts = read(batch, source.cover)
         for number, part in enumerate(parts, start=1):
             place = Place(part.epoch, batch.topic, batch.partition)
             if buffer.next_position(place) is None and part.epoch != self._epoch_of(batch.topic):

@@ -27,6 +27,9 @@ log = structlog.get_logger(__name__)
 
 #: Batches of outputs on their way per partition before the next input is taken.
 _IN_FLIGHT = 32
+#: Larger batches are judged in a thread: Arrow and the codec hold no interpreter lock, so the loop
+#: unpacks and sends meanwhile.
+_INLINE_ROWS = 500
 
 
 class CheckpointTable(Protocol):
@@ -137,7 +140,7 @@ class ValidateStep:
     async def _judge(self, lane: _Lane, batch: LogBatch) -> Outcome:
         began_s = self._clock.monotonic_s()
         level = self._level()
-        if self._factory.may_block(lane.validator):
+        if len(batch) > _INLINE_ROWS or self._factory.may_block(lane.validator):
             outcome = await asyncio.to_thread(lane.validator.apply, batch, level)
         else:
             outcome = lane.validator.apply(batch, level)

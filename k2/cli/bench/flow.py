@@ -113,7 +113,7 @@ def _environment(servers: str, directory: Path, kind: str) -> dict[str, str]:
         "K2_BINANCE_ENABLED": "false",
         "K2_DEGRADATION_EXEMPT": "true",
         "K2_API_PORT": str(free_port()),
-        "K2_LOG_LEVEL": "WARNING",
+        "K2_LOG_LEVEL": os.environ.get("K2_LOG_LEVEL", "WARNING"),
     }
 
 
