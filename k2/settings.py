@@ -204,7 +204,10 @@ class Binance(_Group):
         50_000, ge=100, description="Frames held between socket and log before the socket waits."
     )
     max_frame_bytes: int = Field(
-        1_048_576, ge=1_024, description="A larger frame is refused and counted."
+        1_048_576,
+        ge=1_024,
+        description="A larger frame is refused and counted; half of `K2_KAFKA_MAX_BATCH_BYTES` "
+        "bounds it too.",
     )
     ssl_verify: bool = Field(True, description="Check the exchange's certificate.")
     custom_ca_bundle: str = Field("", description="CA file to trust instead of the system's.")

@@ -167,7 +167,7 @@ class Worker:
 
     def _source(self) -> SourceStep:
         settings, producer = self.settings, self.app.producer
-        partitions = settings.kafka.partitions
+        partitions, max_bytes = settings.kafka.partitions, settings.kafka.max_batch_bytes // 2
         publishers = {
             topic.data_type: Publisher(
                 topic,
@@ -175,16 +175,17 @@ class Worker:
                 self.codecs.of(topic.log),
                 Partitioner(partitions),
                 self.clock,
-                settings.kafka.max_batch_bytes // 2,
+                max_bytes,
             )
             for topic in MARKET_TOPICS
         }
         return SourceStep(
             settings.binance,
             publishers,
-            DeadLetters(BINANCE_TRADES, producer, self.codecs.of(BINANCE_TRADES.dlq)),
+            DeadLetters(BINANCE_TRADES, producer, self.codecs.of(BINANCE_TRADES.dlq), max_bytes),
             self.clock,
             partitions=partitions,
+            max_record_bytes=max_bytes,
             on_error=self.crash,
         )
 

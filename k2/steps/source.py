@@ -65,6 +65,7 @@ class SourceStep:
         clock: Clock,
         *,
         partitions: int,
+        max_record_bytes: int,
         on_error: Callable[[BaseException], None],
     ) -> None:
         self.counts = SourceCounts()
@@ -73,6 +74,9 @@ class SourceStep:
         self._dead_letters = dead_letters
         self._clock = clock
         self._partitions = partitions
+        # A record is hardly larger than its frame: a frame that no batch of the log can hold is
+        # refused at the socket.
+        self._max_frame_bytes = min(settings.max_frame_bytes, max_record_bytes)
         self._on_error = on_error
         self._running: dict[str, _Running] = {}
         self._changing = asyncio.Lock()
@@ -137,7 +141,7 @@ class SourceStep:
     def _start(self, spec: SessionSpec) -> _Running:
         session = Session(
             BinanceProtocol(spec.streams),
-            _session_config(self._settings),
+            _session_config(self._settings, self._max_frame_bytes),
             AiohttpConnector(
                 ssl_verify=self._settings.ssl_verify, ca_bundle=self._settings.custom_ca_bundle
             ),
@@ -191,7 +195,7 @@ class SourceStep:
             metrics.BINANCE_ERRORS.labels(entry.reason).inc()
         self.counts.refused += len(refused)
         log.warning("frames_refused", count=len(refused), reason=refused[0].reason)
-        return {self._dead_letters.frames(refused)}
+        return set(self._dead_letters.frames(refused))
 
     async def _settle(self, pending: set[asyncio.Future[int]]) -> set[asyncio.Future[int]]:
         """Drop what the log acknowledged; wait while too much is on its way."""
@@ -219,7 +223,7 @@ class SourceStep:
         metrics.BINANCE_RECONNECT_DELAY.labels(session.name).set(stats.backoff_s)
 
 
-def _session_config(settings: Binance) -> SessionConfig:
+def _session_config(settings: Binance, max_frame_bytes: int) -> SessionConfig:
     return SessionConfig(
         urls=(settings.url, *settings.failover_urls),
         reconnect_initial_s=settings.reconnect_initial_s,
@@ -231,6 +235,6 @@ def _session_config(settings: Binance) -> SessionConfig:
             ping_timeout_s=settings.ping_timeout_s,
             stale_after_s=settings.stale_after_s,
             subscribe_per_s=settings.subscribe_per_s,
-            max_frame_bytes=settings.max_frame_bytes,
+            max_frame_bytes=max_frame_bytes,
         ),
     )
