@@ -164,7 +164,7 @@ class Sink(_Group):
         1.0, ge=0, description="Least seconds between two commits of one table."
     )
     max_buffer_mb: int = Field(
-        512, ge=16, description="Arrow bytes held for a slow lake before reading pauses."
+        192, ge=16, description="Arrow bytes held for a slow lake before reading pauses."
     )
 
 
