@@ -31,6 +31,9 @@ log = structlog.get_logger(__name__)
 
 #: Frames mapped at once: more hold the event loop longer than 10 ms.
 _FRAMES = 1_000
+#: After fewer frames than this the next ones wait for company.
+_FEW_FRAMES = 200
+_LINGER_S = 0.008
 #: Batches on their way to the log before the next frames are taken.
 _IN_FLIGHT = 256
 
@@ -179,6 +182,10 @@ class SourceStep:
             running.pending |= self._refuse([*mapped.refused, *session.take_refused()])
             self._count(mapped, len(frames), session)
             running.pending = await self._settle(running.pending)
+            if len(frames) < _FEW_FRAMES:
+                # Every step behind us works per batch: frames that come one by one are cheaper, and
+                # so earlier in an answer, when a few travel together.
+                await asyncio.sleep(_LINGER_S)
         await asyncio.gather(*running.pending, *self._refuse(session.take_refused()))
 
     def _publish(self, mapped: Mapped, run: str) -> set[asyncio.Future[int]]:
