@@ -35,6 +35,9 @@ class StatusBoard:
         self._ends: dict[TP, int] = {}
         self._open_gaps: int | None = None
         self.lag = 0
+        #: Every record of the log has been read by every agent here …
+        self.read_through = False
+        #: … and is stored.
         self.drained = False
 
     async def run(self) -> None:
@@ -58,7 +61,8 @@ class StatusBoard:
         }
         behind = {tp: self._ends[tp] - at for tp, at in positions.items()}
         self.lag = sum(n for tp, n in behind.items() if tp.topic in _LOGS)
-        self.drained = not busy and not any(n > 0 for n in behind.values())
+        self.read_through = not busy and not any(n > 0 for n in behind.values())
+        self.drained = self.read_through and not self._unstored()
         if self.drained:
             await self._see_commits()
         for tp, count in behind.items():
@@ -77,17 +81,17 @@ class StatusBoard:
 
     def _positions(self) -> dict[TP, int]:
         worker = self._worker
-        return {**worker.validate.next_offsets(), **worker.sink.read_to()}
+        found = {**worker.validate.next_offsets(), **worker.sink.read_to()}
+        # What was read before a rebalance and is another worker's now is not ours to catch up.
+        assigned = worker.app.consumer.assignment()
+        return {tp: at for tp, at in found.items() if tp in assigned}
 
     def _busy(self) -> bool:
         worker = self._worker
-        return bool(
-            worker.source.queued
-            or worker.source.in_flight
-            or worker.validate.in_flight
-            or worker.sink.pending_rows
-            or worker.shed.pending()
-        )
+        return bool(worker.source.queued or worker.source.in_flight or worker.validate.in_flight)
+
+    def _unstored(self) -> bool:
+        return bool(self._worker.sink.pending_rows or self._worker.shed.pending())
 
     def _note_activity(self) -> None:
         """From the first frame to the last commit: what `rows_per_s` is taken over."""

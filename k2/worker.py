@@ -246,6 +246,12 @@ class Worker:
             else:
                 known.positions.register(name, self.shed.positions)
         known.before_revoke.append(self._before_revoke)
+        self.app.on_partitions_assigned.connect(self._keep_assigned, weak=False)
+
+    async def _keep_assigned(self, _app: Any, assigned: set[TP], **_: Any) -> None:
+        """What has moved to another worker is neither counted nor written here any more."""
+        self.validate.keep(assigned)
+        self.shed.keep(assigned)
 
     async def _shared_positions(self, tps: frozenset[TP]) -> dict[TP, int]:
         """Sink and ledger read the same messages; each drops what it has."""
@@ -290,7 +296,7 @@ class Worker:
             async with asyncio.timeout(_DRAIN_S):
                 await self.source.stop()
                 await self.status.refresh()
-                while not self.status.drained:
+                while not self.status.read_through:
                     await self.clock.sleep(0.05)
                     await self.status.refresh()
                 await self.validate.checkpoint_all()

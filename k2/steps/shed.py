@@ -9,7 +9,7 @@ which readers drop it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -96,11 +96,16 @@ class ShedStep:
                     position = msgspec.msgpack.decode(value, type=_Position)
                 else:
                     ledger.load(key, value)
+            self._tell_lost(ledger)
             cover = CoverReader(tp.topic, tp.partition, dict(position.applied))
             self._lanes[tp] = _Lane(ledger, cover, position.next_offset)
             if position.next_offset:
                 found[tp] = position.next_offset
         return found
+
+    def keep(self, tps: Collection[TP]) -> None:
+        """Forget every partition but these: others have them now."""
+        self._lanes = {tp: lane for tp, lane in self._lanes.items() if tp in tps}
 
     async def note(self, batch: LogBatch) -> None:
         """Read the headers of one validated batch."""
@@ -132,8 +137,9 @@ class ShedStep:
         """Records put off and not yet brought, by tier."""
         total: dict[int, int] = {}
         for lane in self._lanes.values():
-            for tier, count in lane.ledger.counts().items():
-                total[tier] = total.get(tier, 0) + count
+            for place in filter(self._is_there, lane.ledger.places()):
+                for shed in lane.ledger.pending(place):
+                    total[shed.tier] = total.get(shed.tier, 0) + shed.count
         return total
 
     def first_pending(self, log_tp: TP) -> int | None:
@@ -144,6 +150,16 @@ class ShedStep:
             return None
         place = LogPlace(self._epoch_of(topic.log), topic.log, log_tp.partition)
         return min((shed.first for shed in lane.ledger.pending(place)), default=None)
+
+    def _is_there(self, place: LogPlace) -> bool:
+        """False for a log of record that was made anew: what was put off in it is gone with it."""
+        return place.epoch == self._epoch_of(place.topic)
+
+    def _tell_lost(self, ledger: Ledger) -> None:
+        for place in ledger.places():
+            if not self._is_there(place):
+                count = sum(shed.count for shed in ledger.pending(place))
+                log.error("shed_lost_with_its_log", records=count, **place._asdict())
 
     @staticmethod
     def _keep(lane: _Lane, entries: Iterable[Entry | None]) -> None:
@@ -160,10 +176,9 @@ class ShedStep:
 
     async def _bring(self) -> None:
         for tp, lane in list(self._lanes.items()):
-            for place in lane.ledger.places():
-                if place.epoch == self._epoch_of(place.topic):
-                    for span in plan(lane.ledger, place, self._level()):
-                        await self._bring_span(tp, lane, place, span)
+            for place in filter(self._is_there, lane.ledger.places()):
+                for span in plan(lane.ledger, place, self._level()):
+                    await self._bring_span(tp, lane, place, span)
 
     async def _bring_span(self, tp: TP, lane: _Lane, place: LogPlace, span: Span) -> None:
         """Read one stretch of the log of record again and emit what was put off in it."""
@@ -171,12 +186,22 @@ class ShedStep:
         reader = self._readers.create_reader()
         try:
             await reader.start({source: span.first})
-            while lane.ledger.through(place) < span.last and self._level() == Level.NORMAL:
+            while self._wanted(tp, lane) and lane.ledger.through(place) < span.last:
                 for batch in await reader.getmany(_POLL_S):
                     await self._emit(tp, lane, place, span, batch)
         finally:
             await reader.stop()
-        log.info("shed_brought", topic=place.topic, partition=place.partition, **span._asdict())
+        log.info(
+            "shed_brought",
+            topic=place.topic,
+            partition=place.partition,
+            through=lane.ledger.through(place),
+            **span._asdict(),
+        )
+
+    def _wanted(self, tp: TP, lane: _Lane) -> bool:
+        """False once there is overload again, or the partition has left or was assigned anew."""
+        return self._level() == Level.NORMAL and self._lanes.get(tp) is lane
 
     async def _emit(
         self, tp: TP, lane: _Lane, place: LogPlace, span: Span, batch: LogBatch

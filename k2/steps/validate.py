@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -81,6 +81,16 @@ class _Lane:
     judging: asyncio.Lock = field(default_factory=asyncio.Lock)
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    def settle(self) -> None:
+        """Let go of acknowledged outputs, oldest first; raises what the log refused.
+
+        A refused one stays, so that whoever comes to a checkpoint before the worker has ended
+        fails as well instead of passing it.
+        """
+        while self.outputs and self.outputs[0].done():
+            self.outputs[0].result()
+            self.outputs.popleft()
+
 
 class ValidateStep:
     """The lanes of the partitions this worker owns."""
@@ -115,6 +125,10 @@ class ValidateStep:
                 positions[tp] = validator.next_offset
         return positions
 
+    def keep(self, tps: Collection[TP]) -> None:
+        """Forget every partition but these: others have them now."""
+        self._lanes = {tp: lane for tp, lane in self._lanes.items() if tp in tps}
+
     def ceiling(self, tp: TP) -> int | None:
         """The committed offset must not pass the checkpoint."""
         lane = self._lanes.get(tp)
@@ -130,10 +144,10 @@ class ValidateStep:
             lane.dirty = True
         self._count(batch, outcome)
         while len(lane.outputs) > _IN_FLIGHT:
-            # It stays in place: a checkpoint written meanwhile must wait for it too.
-            await lane.outputs[0]
-            while lane.outputs and lane.outputs[0].done():
-                lane.outputs.popleft().result()
+            # It stays in place: a checkpoint written meanwhile must wait for it too. A plain await
+            # would cancel it with us.
+            await asyncio.wait([lane.outputs[0]])
+            lane.settle()
         if self._due(lane):
             await self._checkpoint(TP(batch.topic, batch.partition), lane)
 
@@ -179,10 +193,16 @@ class ValidateStep:
                 # State and position are taken in one step.
                 lane.validator.trim(self._factory.stored_through(tp))
                 entries, offset = lane.validator.checkpoint()
-                outputs, lane.outputs = lane.outputs, deque()
+                outputs = tuple(lane.outputs)
                 lane.dirty, lane.checkpoint_s = False, self._clock.monotonic_s()
-            await asyncio.gather(*outputs)
-            await self._table.store(tp, entries)
+            try:
+                if outputs:
+                    await asyncio.wait(outputs)
+                lane.settle()
+                await self._table.store(tp, entries)
+            except BaseException:
+                lane.dirty = True
+                raise
             lane.validator.checkpointed(offset)
             while lane.inputs and lane.inputs[0][0] <= offset:
                 lane.inputs.popleft()[1].ack()

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 from k2.cli.demo.client import ExchangeClient, WorkerClient
 from k2.cli.demo.processes import Child
 from k2.errors import K2Error
+from k2.lake.catalog import open_catalog
+from k2.lake.reader import LakeReader
+from k2.lake.tables import TABLES
+from k2.settings import Settings
 
 _STALL_S = 60.0
 _POLL_S = 0.1
@@ -65,6 +70,15 @@ def drained(status: dict[str, Any], sent: dict[str, Any]) -> bool:
     )
 
 
+def stored_rows(settings: Settings) -> dict[str, int]:
+    """Rows per table of the lake, read as any other program reads it; blocking."""
+    reader = LakeReader(open_catalog(settings))
+    return {
+        name: sum(file.rows for file in reader.files(reader.current(table)))
+        for name, table in TABLES.items()
+    }
+
+
 def _progress(status: dict[str, Any], sent: dict[str, Any]) -> tuple[Any, ...]:
     return (
         sent["frames_sent"],
@@ -77,7 +91,10 @@ def _progress(status: dict[str, Any], sent: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def final_report(
-    status: dict[str, Any], sent: dict[str, Any] | None, open_gaps: int
+    status: dict[str, Any],
+    sent: dict[str, Any] | None,
+    stored: Mapping[str, int],
+    open_gaps: int,
 ) -> dict[str, Any]:
     """The JSON object `k2 demo --json` ends with; counts of this run, the lake's rows in all."""
     source, validate = status["source"], status["validate"]
@@ -89,7 +106,7 @@ def final_report(
             "quotes": source["quotes"],
             "sent_by_exchange": sent["frames_sent"] if sent else None,
         },
-        "lake": {"trades": status["lake"]["trades"], "quotes": status["lake"]["quotes"]},
+        "lake": {"trades": stored["trades"], "quotes": stored["quotes"]},
         "duplicates_dropped": validate["duplicates"],
         "dead_letters": validate["dead_letters"] + source["refused"],
         "gaps": open_gaps,

@@ -20,7 +20,7 @@ from rich.live import Live
 
 from k2.cli.demo.client import ExchangeClient, WorkerClient, answers, free_port
 from k2.cli.demo.processes import Child
-from k2.cli.demo.report import Drain, final_report
+from k2.cli.demo.report import Drain, final_report, stored_rows
 from k2.cli.demo.screen import render
 from k2.cli.up import worker_command
 from k2.errors import CaptureError
@@ -73,9 +73,16 @@ class Demo:
                 self._say(source, time.monotonic() - began)
                 status = await self._follow(client, worker, exchange, source)
                 gaps = await client.open_gaps()
+            # After the worker has stopped: what it still held is stored now.
+            stored = await asyncio.to_thread(stored_rows, self._lake_settings())
             if self._options.as_json:
                 sent = await exchange.status() if exchange else None
-                print(json.dumps(final_report(status, sent, gaps)), flush=True)
+                print(json.dumps(final_report(status, sent, stored, gaps)), flush=True)
+            else:
+                self._console.print(
+                    f"Stored in {self._data_dir}: {stored['trades']:,} trades, "
+                    f"{stored['quotes']:,} quotes."
+                )
 
     def _check_captures(self) -> None:
         for capture in self._options.captures:
@@ -152,6 +159,10 @@ class Demo:
             child.check()
         finally:
             await child.stop(_STOP_S)
+
+    def _lake_settings(self) -> Settings:
+        core = self._settings.core.model_copy(update={"data_dir": self._data_dir})
+        return self._settings.model_copy(update={"core": core})
 
     def _log(self, name: str) -> Path:
         return self._data_dir / "logs" / f"{name}.log"
