@@ -129,9 +129,8 @@ async def test_hooks_flush_before_the_streams_are_waited_for(driver):
         assert after.values == [b"next"]
 
 
+@pytest.mark.parametrize("driver", ["kafka"], indirect=True)  # one worker has no rebalance
 async def test_a_hook_that_raises_crashes_the_worker(driver):
-    if not driver.clustered:
-        pytest.skip("one worker has no rebalance")
     topic = await driver.topic(partitions=2)
 
     async def flush(tps):
