@@ -135,6 +135,8 @@ class Worker:
     async def open(self) -> None:
         """Open log, registry and lake; raises `K2Error` naming what is not usable."""
         settings, transport = self.settings, self.app.transport
+        # Faust makes its own directory in there, but not the ones above it.
+        settings.core.data_dir.mkdir(parents=True, exist_ok=True)
         await transport.ensure_topics(topic_specs(settings))
         self.epochs: dict[str, str] = await transport.epochs([topic.log for topic in MARKET_TOPICS])
         registry = open_registry(settings)

@@ -44,7 +44,8 @@ class ControlStep:
         self._clock = clock
         self._worker_id = worker_id
         self._memory = MemoryGauge(settings.memory_limit_mb)
-        self._controller = Controller(settings, clock)
+        # Being exempt is this worker's own: its reports say so, the others' still count.
+        self._controller = Controller(settings.model_copy(update={"exempt": False}), clock)
         self._reports: dict[str, tuple[float, Inputs]] = {}
 
     @property

@@ -1,0 +1,141 @@
+"""Control: everybody's lag and memory become one level."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from k2.degradation.levels import Level
+from k2.settings import Degradation
+from k2.steps.control import KEY, ControlStep
+from k2.testing.clock import ManualClock, turns
+
+LAGS = {"lag_soft": 100, "lag_graceful": 500, "lag_aggressive": 1_000, "lag_break": 5_000}
+HUGE_MB = 1_000_000
+
+
+@dataclass
+class Worker:
+    """One worker's control step; the table is the cluster's."""
+
+    clock: ManualClock
+    table: dict[str, Any]
+    name: str = "w1"
+    options: dict[str, Any] = field(default_factory=dict)
+    lag: int = 0
+    sent: list[dict[str, Any]] = field(default_factory=list)
+    step: ControlStep = field(init=False)
+
+    def __post_init__(self) -> None:
+        options = {"memory_limit_mb": HUGE_MB, "cooldown_s": 30.0, **LAGS, **self.options}
+        self.step = ControlStep(
+            Degradation(_env_file=None, **options),
+            self.table,
+            self._send,
+            lambda: self.lag,
+            self.clock,
+            self.name,
+        )
+
+    async def _send(self, *, value: dict[str, Any]) -> None:
+        self.sent.append(value)
+
+    def report(self, worker: str, lag: int = 0, memory: float = 0.0) -> Level:
+        """Judge a report as the owner of the control partition; the level after it."""
+        self.step.judge({"worker": worker, "lag": lag, "memory": memory})
+        return self.step.level
+
+
+@pytest.fixture
+def owner(clock: ManualClock) -> Worker:
+    return Worker(clock, {})
+
+
+def test_without_an_entry_the_level_is_normal(owner: Worker) -> None:
+    assert owner.step.level is Level.NORMAL
+    facts = owner.step.facts()
+    assert (facts["reason"], facts["since_us"], facts["exempt"]) == ("", None, False)
+    assert 0 < facts["memory_fraction"] < 1
+
+
+def test_the_lags_of_all_workers_add_up(owner: Worker) -> None:
+    assert owner.report("w1", lag=60) is Level.NORMAL
+    assert owner.report("w2", lag=60) is Level.SOFT
+    assert owner.table[KEY]["level"] == Level.SOFT
+    assert "lag 120 messages (trigger 100)" in owner.step.facts()["reason"]
+    assert owner.step.facts()["since_us"] == owner.clock.now_us()
+
+
+def test_a_new_report_of_a_worker_replaces_its_last(owner: Worker) -> None:
+    owner.report("w1", lag=60)
+    assert owner.report("w1", lag=60) is Level.NORMAL
+
+
+def test_the_fullest_memory_counts(owner: Worker) -> None:
+    owner.report("w1", memory=0.3)
+    assert owner.report("w2", memory=0.85) is Level.GRACEFUL
+    assert owner.report("w1", memory=0.3) is Level.GRACEFUL
+
+
+async def test_a_worker_that_reports_no_more_is_forgotten(owner: Worker) -> None:
+    owner.report("gone", lag=5_000)
+    assert owner.step.level is Level.CIRCUIT_BREAK
+    for _ in range(4):
+        await owner.clock.advance(10.0)
+        owner.report("w1", lag=0)
+    assert owner.step.level is Level.NORMAL
+
+
+async def test_the_level_falls_after_its_cooldown(owner: Worker) -> None:
+    owner.report("w1", lag=600)
+    for _ in range(3):
+        assert owner.report("w1", lag=0) is Level.GRACEFUL
+        await owner.clock.advance(9.0)
+    await owner.clock.advance(9.0)
+    assert owner.report("w1", lag=0) is Level.NORMAL
+    assert "recovered" in owner.step.facts()["reason"]
+
+
+async def test_every_worker_reads_the_level_its_owner_wrote(owner: Worker) -> None:
+    other = Worker(owner.clock, owner.table, "w2")
+    owner.report("w2", lag=1_000)
+    assert other.step.level is Level.AGGRESSIVE
+
+
+async def test_a_new_owner_goes_on_from_the_level_in_the_table(owner: Worker) -> None:
+    owner.report("w1", lag=1_000)
+    other = Worker(owner.clock, owner.table, "w2")
+    assert other.report("w2", lag=450) is Level.AGGRESSIVE, "it fell below no trigger for long"
+    await owner.clock.advance(30.0)
+    assert other.report("w2", lag=450) is Level.SOFT
+
+
+async def test_every_worker_reports_lag_and_memory(owner: Worker) -> None:
+    owner.lag = 42
+    task = asyncio.create_task(owner.step.run())
+    await turns()
+    owner.lag = 43
+    await owner.clock.advance(1.0)
+    task.cancel()
+    assert [(r["worker"], r["lag"]) for r in owner.sent] == [("w1", 42), ("w1", 43)]
+    assert all(0 < report["memory"] < 1 for report in owner.sent)
+
+
+async def test_an_exempt_worker_reports_nothing_to_worry_about(clock: ManualClock) -> None:
+    exempt = Worker(clock, {}, options={"exempt": True, "memory_limit_mb": 1})
+    exempt.lag = 10**9
+    task = asyncio.create_task(exempt.step.run())
+    await turns()
+    task.cancel()
+    (report,) = exempt.sent
+    assert (report["lag"], report["memory"]) == (0, 0.0)
+    exempt.step.judge(report)
+    assert exempt.step.level is Level.NORMAL
+
+
+def test_an_exempt_owner_still_judges_the_others(clock: ManualClock) -> None:
+    exempt = Worker(clock, {}, options={"exempt": True})
+    assert exempt.report("w2", lag=1_000) is Level.AGGRESSIVE

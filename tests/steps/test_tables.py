@@ -1,0 +1,85 @@
+"""Checkpoints in a Faust table: written with their changelog, there again after a restart."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import faust
+import pytest
+from faust.types import TP
+
+from k2.settings import Settings
+from k2.steps.tables import FaustCheckpoints
+from k2.transport.registry import registry
+from tables.continuity import continuity_table
+from tests.steps.parts import QUOTES, TRADES, settings_in
+from tests.transport.drivers import running
+
+HOME = TP(TRADES.log, 1)
+
+
+@asynccontextmanager
+async def checkpoints(settings: Settings) -> AsyncIterator[FaustCheckpoints]:
+    """A worker with a recovered table on the embedded log."""
+    directory = settings.core.data_dir.absolute()
+    directory.mkdir(exist_ok=True)
+    app = faust.App(
+        "tables",
+        broker=f"local://{directory / 'log'}",
+        datadir=str(directory / "faust"),
+        web_enabled=False,
+        topic_disable_leader=True,
+        topic_partitions=4,
+        store="memory://",
+    )
+    registry(app).kafka = settings.kafka
+    table = continuity_table(app, 4)
+
+    @app.agent(app.topic("input", partitions=4, internal=True))
+    async def agent(stream: Any) -> None:
+        async for _ in stream:
+            pass
+
+    async with running(app):
+        yield FaustCheckpoints(table)
+
+
+@pytest.fixture
+def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    return settings_in(tmp_path / "data", monkeypatch, KAFKA_PARTITIONS=4, KAFKA_FSYNC_S=3_600)
+
+
+async def test_entries_are_there_again_after_a_restart(few: Settings) -> None:
+    other = TP(QUOTES.log, 1)
+    async with checkpoints(few) as table:
+        assert table.load(HOME) == {}
+        await table.store(HOME, [(b"a", b"1"), (b"b", b"2"), (b"a", b"3")])
+        await table.store(other, [(b"a", b"other topic")])
+        await table.store(TP(TRADES.log, 11 % 4), [(b"x", b"another partition")])
+        assert table.load(HOME) == {b"a": b"3", b"b": b"2"}
+    async with checkpoints(few) as table:
+        assert table.load(HOME) == {b"a": b"3", b"b": b"2"}
+        assert table.load(other) == {b"a": b"other topic"}
+        await table.store(HOME, [(b"b", None), (b"c", b"4")])
+        assert table.load(HOME) == {b"a": b"3", b"c": b"4"}
+    async with checkpoints(few) as table:
+        assert table.load(HOME) == {b"a": b"3", b"c": b"4"}
+
+
+async def test_a_partition_is_not_mistaken_for_one_that_begins_alike(few: Settings) -> None:
+    async with checkpoints(few) as table:
+        await table.store(TP(TRADES.log, 1), [(b"a", b"one")])
+        assert table.load(TP(TRADES.log, 11)) == {}
+        assert table.load(TP(TRADES.log[:-1], 1)) == {}
+
+
+async def test_entries_go_to_the_changelog_partition_of_their_own(few: Settings) -> None:
+    async with checkpoints(few) as table:
+        await table.store(TP(TRADES.log, 3), [(b"a", b"1")])
+        app = table._table.app
+        name = table._table.changelog_topic.get_topic_name()
+        ends = await app.transport.bounds([TP(name, partition) for partition in range(4)])
+        assert [ends[TP(name, partition)][1] for partition in range(4)] == [0, 0, 0, 1]
