@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _EVERY_S = 0.5
 _QUIET_S = 60.0
+#: What JSON can hold: a few absurd ids already open gaps that are larger together.
+_LARGEST = 2**63 - 1
 
 
 class StatusBoard:
@@ -141,7 +143,7 @@ class StatusBoard:
                 "late": validate.late,
                 "dead_letters": validate.dead_letters,
                 "gaps_opened": validate.gaps_opened,
-                "missing_ids": validate.missing_ids,
+                "missing_ids": min(validate.missing_ids, _LARGEST),
                 "shed": validate.shed,
                 "shed_pending": sum(worker.shed.pending().values()),
                 "shed_brought": worker.shed.brought,

@@ -197,6 +197,50 @@ def test_decimal_text_is_stored_exactly(values: list[Decimal]) -> None:
     assert to_decimal(texts, "price").to_pylist() == values
 
 
+digits = st.text("0123456789", max_size=140)
+exponents = st.one_of(
+    st.just(""), st.builds("{}{}".format, st.sampled_from("eE"), st.integers(-70, 70))
+)
+
+
+@given(
+    st.lists(
+        st.builds("{}{}.{}{}".format, st.sampled_from(["", "-"]), digits, digits, exponents),
+        max_size=4,
+    )
+)
+@settings(deadline=None, max_examples=400)
+def test_text_is_stored_exactly_or_not_at_all(texts: list[str]) -> None:
+    batch = pa.array(["1.5", *texts, "2"])[1:-1]
+    try:
+        stored = to_decimal(batch, "price").to_pylist()
+    except DecodeError:
+        return
+    assert stored == [Decimal(text) for text in texts]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9" * 129,
+        "1" + "0" * 140,
+        "8e-49",
+        "5894888114.3880979021848460302e-59",
+        "6.8005620557314064089678500073224008767060770067019",
+    ],
+)
+def test_text_that_arrow_would_misread_is_refused(text: str) -> None:
+    assert pa.array([text]).cast(DECIMAL)[0].as_py() != Decimal(text), "mended: drop the check"
+    with pytest.raises(DecodeError, match="'price'"):
+        to_decimal(pa.array(["1", text, "2"]), "price")
+    assert to_decimal(pa.array(["1", text, "2"]).slice(2), "price").to_pylist() == [2]
+
+
+def test_long_text_that_is_exact_is_stored() -> None:
+    texts = ["0" * 60 + "1.5", "1." + "0" * 25, "1E-8", "12e3"]
+    assert to_decimal(pa.array(texts), "price").to_pylist() == [Decimal(text) for text in texts]
+
+
 def test_text_that_is_no_decimal_names_the_column() -> None:
     with pytest.raises(DecodeError, match="'price'"):
         to_decimal(pa.array(["1", "0.12345678901"]), "price")

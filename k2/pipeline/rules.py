@@ -221,8 +221,8 @@ def _decimal_apart(text: pa.Array, name: str) -> _Decimal:
     bad = np.zeros(len(text), np.bool_)
     for row in np.flatnonzero(~_mask(pc.match_substring_regex(text, _PLAIN))).tolist():
         try:
-            text[row].cast(DECIMAL)
-        except pa.ArrowInvalid:
+            to_decimal(text.slice(row, 1), name)
+        except DecodeError:
             bad[row] = True
     return _Decimal(name, text, to_decimal(pc.if_else(pa.array(bad), "0", text), name), bad)
 

@@ -17,8 +17,13 @@ from pyiceberg.catalog import Catalog, load_catalog
 
 from k2.cli.demo.client import ExchangeClient, WorkerClient, free_port
 from k2.cli.demo.processes import Child
+from k2.codec.registry import FileRegistry
+from k2.codecs import Codecs
 from k2.pipeline.open_gaps import open_ranges
 from k2.settings import LOCAL_API_KEY
+from k2.topics import BINANCE_TRADES, MARKET_TOPICS, MarketTopic
+from k2.transport.local.store import LogStore
+from tests.local_log.logs import values
 
 PYTHON = sys.executable
 
@@ -100,6 +105,13 @@ class Stack:
         )
         await self.client.wait_ready(self.worker, 60)
 
+    async def fault(self, kind: str, **parameters: object) -> None:
+        """Have the exchange misbehave; see `k2.exchange.faults`."""
+        assert self.http is not None
+        url = f"http://127.0.0.1:{self.exchange_port}/k2/fault"
+        async with self.http.post(url, json={"kind": kind, **parameters}) as answer:
+            assert answer.status == 200, await answer.text()
+
     async def kill_worker(self) -> None:
         assert self.worker is not None
         os.kill(self.worker.pid, signal.SIGKILL)
@@ -128,15 +140,30 @@ class Stack:
         log = self.worker.log_tail(40) if self.worker else ""
         raise AssertionError(f"{what}: not within {timeout_s} s; status {status}\n{log}")
 
+    async def stop_exchange(self) -> None:
+        assert self.exchange is not None
+        await self.exchange.stop(20)
+        self.exchange = None
+
+    async def request(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
+        """(HTTP status, JSON body) of a request; with the key unless `headers` are given."""
+        assert self.http is not None
+        options.setdefault("headers", {"X-API-Key": LOCAL_API_KEY})
+        url = f"http://127.0.0.1:{self.port}{path}"
+        async with self.http.request(method, url, **options) as answer:
+            return answer.status, await answer.json()
+
     async def get(self, path: str, **params: str) -> tuple[int, Any]:
         """(HTTP status, body) of a GET with the key."""
+        return await self.request("GET", path, params=params)
+
+    async def metrics(self) -> dict[str, float]:
+        """Samples of `/metrics` by name and labels, as the text has them."""
         assert self.http is not None
-        async with self.http.get(
-            f"http://127.0.0.1:{self.port}{path}",
-            params=params,
-            headers={"X-API-Key": LOCAL_API_KEY},
-        ) as answer:
-            return answer.status, await answer.json()
+        async with self.http.get(f"http://127.0.0.1:{self.port}/metrics") as answer:
+            text = await answer.text()
+        samples = (line.rsplit(" ", 1) for line in text.splitlines() if line[:1] not in ("#", ""))
+        return {name: float(value) for name, value in samples}
 
     async def sql(self, sql: str) -> list[dict[str, Any]]:
         assert self.http is not None
@@ -148,6 +175,19 @@ class Stack:
             body = await answer.json()
             assert answer.status == 200, body
             return body["data"]
+
+
+def log_values(data_dir: Path, topic: str) -> list[bytes]:
+    """Values of a topic of the embedded log, partition by partition; no worker may run."""
+    with LogStore(data_dir / "log") as store:
+        partitions = store.topic(topic).partitions
+        return [value for log in partitions for value in values(log) if value is not None]
+
+
+def dead_letters(data_dir: Path, topic: MarketTopic = BINANCE_TRADES) -> list[dict[str, Any]]:
+    """What was refused, by the source or by validation."""
+    codecs = Codecs.open(FileRegistry(data_dir / "registry"), MARKET_TOPICS)
+    return codecs.of(topic.dlq).decode(log_values(data_dir, topic.dlq)).batch.to_pylist()
 
 
 def catalog(data_dir: Path) -> Catalog:

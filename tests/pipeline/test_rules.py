@@ -79,6 +79,9 @@ def test_no_records_no_verdict(kind: str) -> None:
         ({"price": "1e19"}, Reason.BAD_DECIMAL),
         ({"price": "1e400"}, Reason.BAD_DECIMAL),
         ({"price": "0x10"}, Reason.BAD_DECIMAL),
+        ({"price": "9" * 129}, Reason.BAD_DECIMAL),
+        ({"price": "5894888114.3880979021848460302e-59"}, Reason.BAD_DECIMAL),
+        ({"quantity": "8e-49"}, Reason.BAD_DECIMAL),
     ],
 )
 def test_a_trade_that_would_falsify_the_data_is_refused(
