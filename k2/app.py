@@ -15,12 +15,15 @@ from tables.shed import shed_table
 configure_structlog()
 
 conf = settings()
+roles = conf.core.roles
 app = K2App.of(conf)
+# Faust assigns a changelog's partitions together with a topic's only where both have the same
+# subscribers: a table is declared by the workers that read its topic, and by no others.
 worker = Worker(
     app,
     conf,
-    continuity_table(app, conf.kafka.partitions),
-    shed_table(app, conf.kafka.partitions),
+    continuity_table(app, conf.kafka.partitions) if "validate" in roles else None,
+    shed_table(app, conf.kafka.partitions) if "sink" in roles else None,
     degradation_table(app),
 )
 app.worker = worker
@@ -30,12 +33,12 @@ def _batches(*names: str) -> list[object]:
     return [batch_topic(app, name, partitions=conf.kafka.partitions) for name in names]
 
 
-if "source" in conf.core.roles:
+if "source" in roles:
     source.attach(app, app.topic(SESSIONS, partitions=conf.kafka.partitions, internal=True), worker)
-if "validate" in conf.core.roles:
+if "validate" in roles:
     validate.attach(app, _batches(*(topic.log for topic in MARKET_TOPICS)), worker)
-    shed.attach(app, _batches(*(topic.validated for topic in MARKET_TOPICS)), worker)
-if "sink" in conf.core.roles:
+if "sink" in roles:
     sink.attach(app, _batches(*worker.sink_topics), worker)
-if "control" in conf.core.roles:
+    shed.attach(app, _batches(*(topic.validated for topic in MARKET_TOPICS)), worker)
+if "control" in roles:
     degradation.attach(app, app.topic(DEGRADATION_CONTROL, partitions=1, internal=True), worker)

@@ -239,14 +239,9 @@ class Worker:
             known.positions.register(
                 topic.log, self.validate.positions, commit_ceiling=self.validate.ceiling
             )
-        roles = self.settings.core.roles
         for name in self.sink_topics:
-            if "validate" not in roles or not name.endswith(".validated"):
-                known.positions.register(name, self.sink.positions)
-            elif "sink" in roles:
-                known.positions.register(name, self._shared_positions)
-            else:
-                known.positions.register(name, self.shed.positions)
+            noted = name.endswith(".validated")
+            known.positions.register(name, self._shared_positions if noted else self.sink.positions)
         known.before_revoke.append(self._before_revoke)
         self.app.on_partitions_assigned.connect(self._keep_assigned, weak=False)
 
@@ -271,10 +266,10 @@ class Worker:
         self.spawn(self.lake.keep_fresh())
         self.spawn(self.control.run())
         self.spawn(self.status.run())
-        if "sink" in roles:
-            self.sink.start()
         if "validate" in roles:
             self.spawn(self._checkpoint_idle())
+        if "sink" in roles:
+            self.sink.start()
             self.spawn(self.shed.run())
         if "query" in roles:
             self.spawn(self.hot.run(self.epochs))

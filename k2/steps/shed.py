@@ -1,5 +1,7 @@
 """Shed: a ledger of what degradation put off, brought to the deferred topics at NORMAL.
 
+It is kept where the validated topics are read, beside the sink.
+
 Guarantee: degradation delays records, it does not lose them. The ledger is fed by headers of the
 validated groups themselves, so it notes exactly what readers did not get; it and its reading
 position are kept in a table with a changelog. What is brought again after a crash has covers, by
@@ -143,11 +145,14 @@ class ShedStep:
         return total
 
     def first_pending(self, log_tp: TP) -> int | None:
-        """Lowest offset of a log of record that is still to be brought."""
+        """Lowest offset of a log of record that may still have to be brought; None: none has.
+
+        0 when the ledger of the partition is another worker's: any record may be in it.
+        """
         topic = parse(log_tp.topic)[0]
         lane = self._lanes.get(TP(topic.validated, log_tp.partition))
         if lane is None:
-            return None
+            return 0
         place = LogPlace(self._epoch_of(topic.log), topic.log, log_tp.partition)
         return min((shed.first for shed in lane.ledger.pending(place)), default=None)
 

@@ -48,10 +48,14 @@ async def run_demo(data_dir: Path, *captures: Path, **options: str) -> dict[str,
 
 @dataclass
 class Stack:
-    """One worker, and perhaps an exchange server, over one data directory."""
+    """One worker, and perhaps an exchange server, over one data directory.
+
+    Several may share a directory when the log is Kafka; each has a `name` of its own.
+    """
 
     directory: Path
     environment: dict[str, str] = field(default_factory=dict)
+    name: str = "worker"
     worker: Child | None = None
     exchange: Child | None = None
     port: int = field(default_factory=free_port)
@@ -68,6 +72,11 @@ class Stack:
                 await child.stop(20)
         assert self.http is not None
         await self.http.close()
+
+    @property
+    def log_file(self) -> Path:
+        """What the worker printed."""
+        return self.directory / f"{self.name}.log"
 
     @property
     def client(self) -> WorkerClient:
@@ -89,7 +98,7 @@ class Stack:
     async def start_worker(self, **environment: str) -> None:
         """Start `faust -A k2.app worker` and wait until it is ready."""
         command = [PYTHON, "-m", "faust", "-A", "k2.app", "worker", "-l", "info"]
-        self.worker = Child("worker", command, self.directory / "worker.log")
+        self.worker = Child("worker", command, self.log_file)
         await self.worker.start(
             {
                 "K2_DATA_DIR": str(self.directory / "data"),
@@ -201,15 +210,34 @@ def trade_ids(data_dir: Path) -> list[int]:
     return sorted(int(value) for value in rows["trade_id"].to_pylist())
 
 
+def trades_by_symbol(data_dir: Path) -> dict[str, list[int]]:
+    """Ids of every stored trade by symbol, rising."""
+    table = catalog(data_dir).load_table("market_data.trades")
+    rows = table.scan(selected_fields=("symbol", "trade_id")).to_arrow()
+    found: dict[str, list[int]] = {}
+    for symbol, ident in zip(rows["symbol"].to_pylist(), rows["trade_id"].to_pylist(), strict=True):
+        found.setdefault(symbol, []).append(int(ident))
+    return {symbol: sorted(ids) for symbol, ids in found.items()}
+
+
 def quote_ids(data_dir: Path) -> list[int]:
     table = catalog(data_dir).load_table("market_data.quotes")
     rows = table.scan(selected_fields=("quote_id",)).to_arrow()
     return sorted(int(value) for value in rows["quote_id"].to_pylist())
 
 
-def gap_ranges(data_dir: Path) -> list[tuple[int, int]]:
-    """Open gap ranges of trades (first missing, last missing)."""
+def gap_events(data_dir: Path) -> dict[str, list[tuple[int, int]]]:
+    """Open gap ranges of trades (first missing, last missing) by symbol."""
     table = catalog(data_dir).load_table("market_data.gaps")
-    rows = table.scan().to_arrow().sort_by("platform_sequence").to_pylist()
-    found = open_ranges(row for row in rows if row["data_type"] == "trades")
-    return sorted(span for ranges in found.values() for span in ranges)
+    order = [(name, "ascending") for name in ("log_partition", "platform_sequence")]
+    rows = table.scan().to_arrow().sort_by(order).to_pylist()
+    ranges = open_ranges(row for row in rows if row["data_type"] == "trades")
+    found: dict[str, list[tuple[int, int]]] = {}
+    for (*_, symbol), spans in ranges.items():
+        found.setdefault(symbol, []).extend(spans)
+    return found
+
+
+def gap_ranges(data_dir: Path) -> list[tuple[int, int]]:
+    """The same of all symbols together."""
+    return sorted(span for spans in gap_events(data_dir).values() for span in spans)

@@ -1,0 +1,129 @@
+"""Overload: the level rises, what matters least is put off, and in the end nothing is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import faust
+import pytest
+
+from k2.catalogue import topic_specs
+from k2.clock import SYSTEM_CLOCK
+from k2.codec.registry import FileRegistry
+from k2.codecs import Codecs
+from k2.settings import Settings, load_settings
+from k2.steps.publish import Partitioner, Publisher
+from k2.topics import BINANCE_TRADES, MARKET_TOPICS
+from k2.transport.registry import registry
+from tests.e2e.harness import Stack, gap_ranges, log_values, trades_by_symbol
+from tests.steps.parts import trade_rows
+
+pytestmark = pytest.mark.timeout(180)
+
+#: Per symbol; a worker needs seconds for all of them.
+IDS = 150_000
+KEPT, PUT_OFF = ("BTCUSDT", "ETHUSDT"), ("XYZUSDT", "ABCUSDT")
+TIERS = {"crypto": {"quotes": ["USDT"], "tier1": ["BTC"], "tier2": ["ETH"]}}
+
+
+async def write_backlog(settings: Settings, symbols: tuple[str, ...], ids: int) -> None:
+    """Trades 1..ids of every symbol in the embedded log, as a source leaves them."""
+    directory = settings.core.data_dir
+    app = faust.App("backlog", broker=f"local://{directory / 'log'}", web_enabled=False)
+    registry(app).kafka = settings.kafka
+    codecs = Codecs.open(FileRegistry(directory / "registry"), MARKET_TOPICS)
+    await app.transport.ensure_topics(topic_specs(settings))
+    await app.maybe_start_producer()
+    publisher = Publisher(
+        BINANCE_TRADES,
+        app.producer,
+        codecs.of(BINANCE_TRADES.log),
+        Partitioner(settings.kafka.partitions),
+        SYSTEM_CLOCK,
+        settings.kafka.max_batch_bytes // 2,
+    )
+    step = 10_000
+    for first in range(1, ids + 1, step):
+        for symbol in symbols:
+            records = [(symbol, ident) for ident in range(first, min(first + step, ids + 1))]
+            rows = trade_rows(records, SYSTEM_CLOCK.now_us() - ids * 1_000)
+            await asyncio.gather(*publisher.publish(rows, "backlog"))
+    await app.producer.stop()
+    await app.transport.close()
+
+
+@pytest.fixture
+async def backlog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    data = tmp_path / "data"
+    data.mkdir()
+    monkeypatch.setenv("K2_DATA_DIR", str(data))
+    await write_backlog(load_settings(), KEPT + PUT_OFF, IDS)
+    return data
+
+
+@pytest.mark.parametrize("level", ["GRACEFUL", "CIRCUIT_BREAK"])
+async def test_a_backlog_raises_the_level_and_everything_is_stored_once(
+    tmp_path: Path, backlog: Path, level: str
+) -> None:
+    tiers = tmp_path / "tiers.json"
+    tiers.write_text(json.dumps(TIERS))
+    never = "1000000000"
+    lags = {"SOFT": "50", "GRACEFUL": "1000", "AGGRESSIVE": never, "BREAK": never}
+    if level == "CIRCUIT_BREAK":
+        lags |= {"BREAK": "1000"}
+    environment = {f"K2_DEGRADATION_LAG_{name}": value for name, value in lags.items()}
+    seen: list[dict[str, Any]] = []
+
+    def note(status: dict[str, Any]) -> bool:
+        seen.append(status)
+        calm = status["degradation"]["name"] == "NORMAL" and status["level"] == 0
+        return bool(status["validate"]["shed"] and calm and status["drained"])
+
+    async with Stack(tmp_path, environment) as stack:
+        await stack.start_worker(
+            K2_BINANCE_ENABLED="false",
+            K2_DEGRADATION_EXEMPT="false",
+            K2_DEGRADATION_TIERS_FILE=str(tiers),
+            K2_DEGRADATION_COOLDOWN_S="2",
+            K2_DEGRADATION_INTERVAL_S="0.05",
+            # Small batches, so that the backlog takes its time.
+            K2_KAFKA_BATCH_RECORDS="500",
+        )
+        raised = await stack.until(level, lambda s: s["degradation"]["name"] == level)
+        assert raised["level"] == raised["degradation"]["level"]
+        assert raised["degradation"]["reason"].startswith("lag ")
+        answers = await asyncio.gather(*(stack.get("/v1/trades", limit="1") for _ in range(3)))
+        busy = [status for status, _ in answers]
+        final = await stack.until("everything is stored", note, timeout_s=120)
+        assert (await stack.get("/v1/trades", limit="1"))[0] == 200
+        counted = await stack.sql(
+            "select count(*) as n, count(distinct message_id) as d from trades"
+        )
+        gauge = await stack.metrics()
+        assert await stack.stop_worker() == 0
+    if level == "CIRCUIT_BREAK":
+        assert 503 in busy
+    else:
+        assert set(busy) == {200}
+    total = IDS * len(KEPT + PUT_OFF)
+    assert counted == [{"n": total, "d": total}]
+    assert any(s["validate"]["shed_pending"] for s in seen), "the ledger shows what waits"
+    shed = final["validate"]["shed"]
+    assert (final["validate"]["shed_pending"], final["validate"]["shed_brought"]) == (0, shed)
+    tiers_shed = {
+        name.split('symbol_tier="')[1][0]: value
+        for name, value in gauge.items()
+        if name.startswith("k2_messages_shed_total")
+    }
+    assert sum(tiers_shed.values()) == shed > 0
+    assert set(tiers_shed) == ({"3"} if level == "GRACEFUL" else {"1", "2", "3"})
+    ids = trades_by_symbol(backlog)
+    assert {symbol: len(found) for symbol, found in ids.items()} == dict.fromkeys(
+        KEPT + PUT_OFF, IDS
+    )
+    assert all(found == list(range(1, IDS + 1)) for found in ids.values())
+    assert gap_ranges(backlog) == [], "what is put off is no gap"
+    assert len(log_values(backlog, BINANCE_TRADES.deferred)) == shed
