@@ -19,6 +19,7 @@ from k2.catalogue import topic_specs
 from k2.clock import SYSTEM_CLOCK
 from k2.codec.schemas import kind_of
 from k2.codecs import Codecs, open_registry
+from k2.errors import K2Error
 from k2.hot import HotSide
 from k2.lakehouse import Lakehouse
 from k2.log import formatter_config
@@ -82,12 +83,16 @@ class K2App(faust.App):
         # The loop unpacks while threads decode and write; with Python's 5 ms they wait for the
         # interpreter longer than they work.
         sys.setswitchinterval(_SWITCH_S)
-        await self.worker.open()
-        # A batch is thousands of objects that die together; looking through them all the time for
-        # cycles took a tenth of the processor.
-        gc.freeze()
-        gc.set_threshold(*_GC_THRESHOLDS)
-        await super().start()
+        try:
+            await self.worker.open()
+            # A batch is thousands of objects that die together; looking through them all the time
+            # for cycles took a tenth of the processor.
+            gc.freeze()
+            gc.set_threshold(*_GC_THRESHOLDS)
+            await super().start()
+        except K2Error as exc:
+            log.error("worker_cannot_start", error=exc.message, **exc.details)  # noqa: TRY400
+            raise
 
     async def on_started(self) -> None:
         await super().on_started()
@@ -118,6 +123,7 @@ class Worker:
         self._shed_table = FaustCheckpoints(shed)
         self._tasks: list[asyncio.Task[None]] = []
         self.failure: BaseException | None = None
+        self._opened = False
 
     @property
     def sink_topics(self) -> list[str]:
@@ -152,6 +158,7 @@ class Worker:
         self._register()
         mount(self.app, build_api(self._api_context()))
         metrics.PLATFORM.info({"version": __version__, "environment": settings.core.environment})
+        self._opened = True
 
     def epoch_of(self, topic: str) -> str:
         """The incarnation of the log of record behind a topic."""
@@ -274,7 +281,11 @@ class Worker:
         if "query" in roles:
             self.spawn(self.hot.run(self.epochs))
         self.ready = True
-        log.info("worker_ready", roles=list(roles), api=f"http://{self.settings.api.host}")
+        log.info(
+            "worker_ready",
+            roles=list(roles),
+            api=f"http://{self.settings.api.host}:{self.settings.api.port}",
+        )
 
     async def _checkpoint_idle(self) -> None:
         while True:
@@ -306,7 +317,11 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.sink.stop()
+        if not self._opened:
+            await self.app.transport.close()
+            return
+        if self.failure is None:
+            await self.sink.stop()
         await self.hot.close()
         await asyncio.to_thread(self.lake.close)
         await self.app.transport.close()
@@ -344,6 +359,7 @@ class Worker:
             status=self.status.snapshot,
             checks=self.status.checks,
             level=self.level,
+            answers_queries="query" in self.settings.core.roles,
             max_rows=self.settings.query.max_rows,
             max_body_bytes=api.max_body_bytes,
             operations_open=self.settings.core.environment == "local",

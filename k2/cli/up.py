@@ -17,7 +17,8 @@ _FAUST_LEVELS = {"DEBUG": "debug", "INFO": "info", "WARNING": "warn", "ERROR": "
 def worker_command() -> list[str]:
     """The production entry `faust -A k2.app worker`, run by this very interpreter."""
     level = _FAUST_LEVELS[load_settings().core.log_level]
-    return [sys.executable, "-m", "faust", "-A", "k2.app", "worker", "-l", level]
+    # -P: a folder named k2 below the working directory must not hide the package.
+    return [sys.executable, "-P", "-m", "faust", "-A", "k2.app", "worker", "-l", level]
 
 
 @click.command()

@@ -91,9 +91,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         ended = asyncio.ensure_future(self._shutdown.wait())
         try:
             await asyncio.wait([promise, ended], return_when=asyncio.FIRST_COMPLETED)
-            if promise.done():
+            if promise.done() and not promise.cancelled():
                 return promise.result()
-            raise ConsumerStoppedError
+            raise ConsumerStoppedError  # a crash cancels what its thread was asked for
         finally:
             ended.cancel()
             promise.cancel()  # nobody will ask for it any more

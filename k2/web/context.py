@@ -46,6 +46,7 @@ class ApiContext:
     - `level`: degradation level, 0..4; at 4 the data endpoints answer 503.
     - `max_rows`: most rows of one SQL answer; `max_body_bytes`: largest request body.
     - `operations_open`: `/faust/…` without a key (`/`, `/health…` and `/metrics` always are).
+    - `answers_queries`: False on a worker without hot rows, whose answers would lack them.
     - `observe`: called once per request.
     """
 
@@ -58,6 +59,7 @@ class ApiContext:
     max_rows: int
     max_body_bytes: int
     operations_open: bool = False
+    answers_queries: bool = True
     observe: Callable[[RequestDone], None] = _nothing
 
 

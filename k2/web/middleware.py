@@ -155,8 +155,15 @@ async def api_key(request: web.Request, handler: Handler) -> web.StreamResponse:
 @web.middleware
 async def breaker(request: web.Request, handler: Handler) -> web.StreamResponse:
     """At CIRCUIT_BREAK the data endpoints refuse work, so that the backlog gets the machine."""
-    level = request.config_dict[CONTEXT].level()
-    if level >= _BREAK_LEVEL and request.path.startswith("/v1/") and request.path not in _ALWAYS:
+    context = request.config_dict[CONTEXT]
+    data = request.path.startswith("/v1/") and request.path not in _ALWAYS
+    if data and not context.answers_queries:
+        raise Overloaded(
+            "this worker does not have the role `query`; ask one that has it in K2_ROLES",
+            retry_after_s=_BREAK_RETRY_S,
+            status=503,
+        )
+    if data and context.level() >= _BREAK_LEVEL:
         raise Overloaded(
             "the platform is at degradation level CIRCUIT_BREAK and answers no data queries; "
             f"try again in {_BREAK_RETRY_S} s",

@@ -9,6 +9,8 @@ from aiohttp import web
 from aiohttp.web import AppRunner
 from faust.web.drivers.aiohttp import Web
 
+from k2.errors import ConfigError
+
 #: Faust's pages keep their views and move below this prefix.
 PREFIX = "/faust"
 
@@ -31,6 +33,19 @@ class K2Web(Web):
         super().__init__(app, **kwargs)
         self.web_app = api
         self._runner = AppRunner(api, access_log=None)
+
+    async def start_server(self) -> None:
+        """Listen. Raises `ConfigError` when the address cannot be had."""
+        try:
+            await super().start_server()
+        except OSError as exc:
+            conf = self.app.conf
+            raise ConfigError(
+                f"the HTTP interface cannot listen on {conf.web_bind}:{conf.web_port}: "
+                f"{exc.strerror}; set K2_API_PORT to a free port, or K2_API_HOST to an address of "
+                "this machine",
+                variable="K2_API_PORT",
+            ) from exc
 
 
 def mount(app: faust.App, api: web.Application) -> K2Web:

@@ -13,7 +13,7 @@ from k2.cli.demo.run import Demo, Options
 def _speed(_context: click.Context, _option: click.Parameter, value: str) -> str:
     if value != "max":
         try:
-            positive = float(value) > 0
+            positive = 0 < float(value) < float("inf")
         except ValueError:
             positive = False
         if not positive:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import json
 import os
 import signal
 import sys
@@ -13,6 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from k2.errors import K2Error
+
+#: Events of a worker's log that say why it ends, and how far back to look for them.
+_REASONS = ("worker_cannot_start", "worker_crashed")
+_REASON_LINES = 1_000
 
 
 class ChildFailed(K2Error):
@@ -60,14 +65,33 @@ class Child:
             )
 
     def check(self) -> None:
-        """Raise `ChildFailed` with the end of its log when the process has ended."""
-        if self._process is not None and self._process.returncode is not None:
-            raise ChildFailed(
-                f"the {self.name} ended with status {self._process.returncode}; the end of its "
-                f"log {self._log}:\n{self.log_tail()}",
-                child=self.name,
-                status=self._process.returncode,
-            )
+        """Raise `ChildFailed` with the reason, or the end of the log, once the process has ended."""
+        if self._process is None or self._process.returncode is None:
+            return
+        status, reason = self._process.returncode, self.reason()
+        words = f": {reason}; its log" if reason else f"; the end of its log {self._log}"
+        shown = str(self._log) if reason else f"\n{self.log_tail()}"
+        raise ChildFailed(
+            f"the {self.name} ended with status {status}{words}: {shown}",
+            child=self.name,
+            status=status,
+        )
+
+    async def ended(self, timeout_s: float) -> bool:
+        """True when the process has ended or does so within `timeout_s`."""
+        assert self._process is not None
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), timeout_s)
+        return self._process.returncode is not None
+
+    def reason(self) -> str:
+        """Why it ended, in its own words: the last error among its JSON log lines that says so."""
+        for line in reversed(self.log_tail(_REASON_LINES).splitlines()):
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                entry = json.loads(line)
+                if entry["event"] in _REASONS:
+                    return str(entry["error"])
+        return ""
 
     def log_tail(self, lines: int = 15) -> str:
         """The last lines the process wrote."""

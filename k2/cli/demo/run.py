@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import itertools
 import json
 import signal
 import sys
@@ -19,16 +21,18 @@ from rich.console import Console
 from rich.live import Live
 
 from k2.cli.demo.client import ExchangeClient, WorkerClient, answers, free_port
-from k2.cli.demo.processes import Child
+from k2.cli.demo.processes import Child, ChildFailed
 from k2.cli.demo.report import Drain, final_report, stored_rows
 from k2.cli.demo.screen import render
 from k2.cli.up import worker_command
 from k2.errors import CaptureError
+from k2.exchange.capture import read_capture, symbols_of
 from k2.settings import Settings, load_settings
 
 _LIVE_PROBE_S = 3.0
 _START_S = 60.0
 _STOP_S = 20.0
+_END_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ class Demo:
         self._base = f"http://127.0.0.1:{self._port}"
         self._console = Console(stderr=options.as_json)
         self._stop = asyncio.Event()
+        self._children: list[Child] = []
 
     async def run(self) -> None:
         """Run until drained or stopped; raises `K2Error` with the reason when that fails."""
@@ -71,8 +76,12 @@ class Demo:
                 client = WorkerClient(http, self._base, _key(self._settings))
                 await client.wait_ready(worker, _START_S)
                 self._say(source, time.monotonic() - began)
-                status = await self._follow(client, worker, exchange, source)
-                gaps = await client.open_gaps()
+                try:
+                    status = await self._follow(client, worker, exchange, source)
+                    gaps = await client.open_gaps()
+                except aiohttp.ClientError:
+                    await self._look_for_the_dead()
+                    raise
             # After the worker has stopped: what it still held is stored now.
             stored = await asyncio.to_thread(stored_rows, self._lake_settings())
             if self._options.as_json:
@@ -84,12 +93,19 @@ class Demo:
                     f"{stored['quotes']:,} quotes."
                 )
 
+    async def _look_for_the_dead(self) -> None:
+        """Raise `ChildFailed` for the process that does not answer because it has ended."""
+        for child in self._children:
+            if await child.ended(_END_S):
+                child.check()
+
     def _check_captures(self) -> None:
         for capture in self._options.captures:
             if not capture.is_file():
                 raise CaptureError(
                     f"--capture {capture}: no such file; give a recorded capture (plain or gzip)"
                 )
+        self._symbols()
 
     async def _choose(self, exchange: ExchangeClient | None) -> tuple[str, str]:
         if exchange is not None:
@@ -105,6 +121,7 @@ class Demo:
             return
         port = free_port()
         child = Child("exchange server", self._exchange_command(port), self._log("exchange"))
+        self._children.append(child)
         await child.start()
         try:
             client = ExchangeClient(http, f"http://127.0.0.1:{port}")
@@ -123,7 +140,7 @@ class Demo:
 
     def _exchange_command(self, port: int) -> list[str]:
         options = self._options
-        command = [sys.executable, "-m", "k2.cli", "exchange"]
+        command = [sys.executable, "-P", "-m", "k2.cli", "exchange"]
         if not options.captures:
             symbols = ",".join(self._symbols())
             command += ["simulate", "--port", str(port), "--symbols", symbols]
@@ -137,11 +154,24 @@ class Demo:
         return [*command, "--by-clock"] if options.by_clock else command
 
     def _symbols(self) -> tuple[str, ...]:
+        """Those asked for, else those of the captures, else the setting's."""
+        if not self._options.symbols and self._options.captures:
+            return self._of_captures()
         return self._options.symbols or self._settings.binance.symbols
+
+    @functools.cache  # noqa: B019 - one demo per process
+    def _of_captures(self) -> tuple[str, ...]:
+        frames = itertools.chain.from_iterable(map(read_capture, self._options.captures))
+        symbols = symbols_of(frames)
+        if not symbols:
+            names = ", ".join(map(str, self._options.captures))
+            raise CaptureError(f"--capture {names}: no Binance stream in it; nothing to replay")
+        return symbols
 
     @asynccontextmanager
     async def _worker(self, url: str) -> AsyncIterator[Child]:
         child = Child("worker", worker_command(), self._log("worker"))
+        self._children.append(child)
         environment = {
             "K2_DATA_DIR": str(self._data_dir),
             "K2_API_PORT": str(self._port),
@@ -158,7 +188,14 @@ class Demo:
             yield child
             child.check()
         finally:
-            await child.stop(_STOP_S)
+            status = await child.stop(_STOP_S)
+        if status:
+            raise ChildFailed(
+                f"the worker ended with status {status} when it was asked to stop; what it held is "
+                f"in the log and will be stored at the next start; the end of its log:\n"
+                f"{child.log_tail()}",
+                status=status,
+            )
 
     def _lake_settings(self) -> Settings:
         core = self._settings.core.model_copy(update={"data_dir": self._data_dir})
