@@ -43,6 +43,7 @@ class Child:
         self.name = name
         self._command = list(command)
         self._log = log
+        self._log_start = 0
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -54,6 +55,7 @@ class Child:
         """Start the process; both its outputs go to the log file."""
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as out:
+            self._log_start = out.tell()
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -65,7 +67,7 @@ class Child:
             )
 
     def check(self) -> None:
-        """Raise `ChildFailed` with the reason, or the end of the log, once the process has ended."""
+        """Raise `ChildFailed` with the reason, or the end of its log, when it has ended."""
         if self._process is None or self._process.returncode is None:
             return
         status, reason = self._process.returncode, self.reason()
@@ -97,6 +99,7 @@ class Child:
         """The last lines the process wrote."""
         try:
             with self._log.open(encoding="utf-8", errors="replace") as file:
+                file.seek(self._log_start)  # before it are the words of an earlier run
                 return "".join(deque(file, lines)).rstrip()
         except FileNotFoundError:
             return "(no log)"
