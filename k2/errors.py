@@ -128,10 +128,13 @@ class InvalidParameter(QueryError):
     code = "invalid_parameter"
 
     def __init__(self, parameter: str, value: object, allowed: str) -> None:
+        shown = value.decode(errors="replace") if isinstance(value, bytes) else value
+        if not isinstance(shown, str | int | float | bool | None):
+            shown = repr(shown)
         super().__init__(
-            f"parameter {parameter!r} has the value {value!r}; allowed: {allowed}",
+            f"parameter {parameter!r} has the value {shown!r}; allowed: {allowed}",
             parameter=parameter,
-            value=repr(value),
+            value=shown,
             allowed=allowed,
         )
 

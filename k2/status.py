@@ -13,13 +13,17 @@ from faust.types import TP
 from k2 import __version__, metrics
 from k2.degradation.levels import Level
 from k2.topics import MARKET_TOPICS
-from k2.web.context import Check, RequestDone
+from k2.web.context import Check, Health, RequestDone
 
 if TYPE_CHECKING:
     from k2.worker import Worker
 
 _EVERY_S = 0.5
 _QUIET_S = 60.0
+#: Log or catalog have not answered for this long.
+_SILENT_S = 15.0
+_SLOW_MS = 1_000.0
+_SLOW_LAKE_MS = 5_000.0
 #: What JSON can hold: a few absurd ids already open gaps that are larger together.
 _LARGEST = 2**63 - 1
 
@@ -37,6 +41,8 @@ class StatusBoard:
         self._ends: dict[TP, int] = {}
         self._open_gaps: int | None = None
         self.lag = 0
+        self._log_ms: float | None = None
+        self._log_at_s = self._began_s
         #: Every record of the log has been read by every agent here …
         self.read_through = False
         #: … and is stored.
@@ -58,9 +64,11 @@ class StatusBoard:
         # late, never finished.
         busy = self._busy()
         positions = self._positions()
-        self._ends = {
-            tp: end for tp, (_, end) in (await worker.app.transport.bounds(positions)).items()
-        }
+        asked_s = worker.clock.monotonic_s()
+        bounds = await worker.app.transport.bounds(positions)
+        self._log_ms = (worker.clock.monotonic_s() - asked_s) * 1_000
+        self._log_at_s = worker.clock.monotonic_s()
+        self._ends = {tp: end for tp, (_, end) in bounds.items()}
         behind = {tp: self._ends[tp] - at for tp, at in positions.items()}
         self.lag = sum(n for tp, n in behind.items() if tp.topic in _LOGS)
         self.read_through = not busy and not any(n > 0 for n in behind.values())
@@ -178,7 +186,36 @@ class StatusBoard:
         )
         now_us = worker.clock.now_us()
         feeds = [self._feed(session, now_us) for session in worker.source.sessions()]
-        return [started, *feeds]
+        return [started, self._log(), self._lake(), self._queries(), *feeds]
+
+    def _log(self) -> Check:
+        """The ends of the log are asked twice a second."""
+        silent_s = self._worker.clock.monotonic_s() - self._log_at_s
+        if silent_s > _SILENT_S:
+            message = f"the log has not answered for {silent_s:.0f} s"
+            return Check("log", "unhealthy", message, self._log_ms)
+        slow = self._log_ms is not None and self._log_ms > _SLOW_MS
+        return Check("log", "degraded" if slow else "healthy", "slow" if slow else "", self._log_ms)
+
+    def _lake(self) -> Check:
+        """What is pinned and hot still answers while the catalog is away: degraded, not down."""
+        looks = [table.look for table in self._worker.lake.pinned.values() if table.look]
+        if not looks:
+            return Check("lake", "degraded", "the catalog has not been asked yet")
+        worst = max(looks, key=lambda look: (bool(look.error), look.latency_ms))
+        silent_s = self._worker.clock.monotonic_s() - min(look.at_s for look in looks)
+        if worst.error or silent_s > _SILENT_S:
+            message = worst.error or f"the catalog has not answered for {silent_s:.0f} s"
+            return Check("lake", "degraded", message, worst.latency_ms)
+        slow = worst.latency_ms > _SLOW_LAKE_MS
+        status: Health = "degraded" if slow else "healthy"
+        return Check("lake", status, "slow" if slow else "", worst.latency_ms)
+
+    def _queries(self) -> Check:
+        stats = self._worker.hot.engine.stats()
+        if stats.running >= stats.size and stats.waiting >= stats.queue_size:
+            return Check("queries", "degraded", f"{stats.waiting} queries wait, more get 429")
+        return Check("queries", "healthy")
 
     def _feed(self, session: dict[str, Any], now_us: int) -> Check:
         name = f"feed {session['session']}"

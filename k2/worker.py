@@ -39,6 +39,7 @@ from k2.topics import BINANCE_TRADES, DEGRADATION_CONTROL, MARKET_TOPICS, parse
 from k2.transport.registry import registry
 from k2.web.api import build_api
 from k2.web.context import ApiContext
+from k2.web.monitor import K2Monitor
 from k2.web.mount import mount
 
 log = structlog.get_logger(__name__)
@@ -73,6 +74,7 @@ class K2App(faust.App):
             broker_commit_interval=1.0,
             stream_buffer_maxsize=16,
             stream_wait_empty=True,
+            Monitor=K2Monitor,
             web_bind=settings.api.host,
             web_host=settings.api.host,
             web_port=settings.api.port,

@@ -133,12 +133,12 @@ class QueryEngine:
         except LakeError as exc:
             # Status has to tell of a lake that is down, not to fail with it.
             return {"error": exc.message}
-        files = pinned.snapshot.files
         return {
             **pinned.as_of(),
             "partial": pinned.partial,
-            "files": len(files),
-            "cold_rows": sum(file.rows for file in files),
+            **_size(pinned.snapshot),
+            # The pinned one may be older: what came since is hot.
+            "newest": _size(self._sources[name].lake.snapshots()[0]),
         }
 
     async def records(self, table: str, query: RecordsQuery) -> Answer:
@@ -252,6 +252,14 @@ class QueryEngine:
                 file.path: known.get(file.path) or fresh[file.path] for file in snapshot.files
             }
             return set().union(*cache.by_file.values())
+
+
+def _size(snapshot: ColdSnapshot) -> dict[str, Any]:
+    return {
+        "snapshot_id": None if snapshot.snapshot_id is None else str(snapshot.snapshot_id),
+        "files": len(snapshot.files),
+        "cold_rows": sum(file.rows for file in snapshot.files),
+    }
 
 
 def _table_of(view: str) -> str:

@@ -7,6 +7,7 @@ sleeps, is random (an answer must be repeatable), or builds huge values from sma
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 _AGGREGATES = """
@@ -88,19 +89,24 @@ _OTHER = (
     "coalesce constant_or_null error ifnull if nullif switch typeof unnest unlist equi_width_bins"
 )
 
-_GROUPS: Final = (
-    _AGGREGATES,
-    _WINDOW,
-    _OPERATORS,
-    _NUMBERS,
-    _TEXT,
-    _TIME,
-    _NESTED,
-    _JSON,
-    _OTHER,
-)
+FUNCTION_GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
+    name: tuple(text.split())
+    for name, text in (
+        ("Aggregates", _AGGREGATES),
+        ("Window functions", _WINDOW),
+        ("Operators", _OPERATORS),
+        ("Numbers", _NUMBERS),
+        ("Text", _TEXT),
+        ("Time", _TIME),
+        ("Lists, maps and structs", _NESTED),
+        ("JSON", _JSON),
+        ("Other", _OTHER),
+    )
+}
 
-ALLOWED_FUNCTIONS: Final = frozenset(name for group in _GROUPS for name in group.split())
+ALLOWED_FUNCTIONS: Final = frozenset(
+    name for functions in FUNCTION_GROUPS.values() for name in functions
+)
 
 #: In FROM. They make rows from their arguments only, as a stream.
 ALLOWED_TABLE_FUNCTIONS: Final = frozenset({"unnest", "range", "generate_series"})

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import structlog
 from pyiceberg.table.snapshots import Operation
@@ -30,6 +31,15 @@ _HARMLESS = (Operation.APPEND, Operation.REPLACE)
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The newest look at the catalog. `error` is empty when it answered."""
+
+    at_s: float
+    latency_ms: float
+    error: str = ""
+
+
 class PinnedTable:
     """Thread-safe. `keep_s`: age up to which older snapshots are kept, as the tail keeps rows."""
 
@@ -40,6 +50,7 @@ class PinnedTable:
         self._keep_s = keep_s
         self._lock = threading.Lock()
         self._kept: tuple[ColdSnapshot, ...] = ()
+        self.look: Look | None = None
 
     def snapshots(self) -> Sequence[ColdSnapshot]:
         """The newest first. Raises `LakeError` before the first `refresh`."""
@@ -57,6 +68,17 @@ class PinnedTable:
 
     def refresh(self) -> None:
         """Look for a newer snapshot (blocking). Raises `LakeError` when the lake cannot say."""
+        began_s, error = self._clock.monotonic_s(), ""
+        try:
+            self._refresh()
+        except LakeError as exc:
+            error = exc.message
+            raise
+        finally:
+            now_s = self._clock.monotonic_s()
+            self.look = Look(now_s, (now_s - began_s) * 1_000, error)
+
+    def _refresh(self) -> None:
         with self._lock:
             pinned = self._reader.current(self._table)
             if self._kept and self._kept[0].snapshot_id == pinned.snapshot_id:
@@ -74,7 +96,9 @@ class PinnedTable:
             # Where rows were taken out, older snapshots would show them again.
             grown = not deletes and self._kept and only_grew(pinned, self._kept[0].snapshot_id)
             older = thinned(self._kept, now_s, self._keep_s) if grown else ()
-            self._kept = (newest, *older)
+            # The empty table before the first commit is the cheapest of all, but an answer that
+            # names no snapshot cannot be asked for again.
+            self._kept = (newest, *(one for one in older if one.snapshot_id is not None))
 
 
 def only_grew(pinned: Pinned, since: int | None) -> bool:

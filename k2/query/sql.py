@@ -18,6 +18,7 @@ It overflows (an error, not a wrong figure) above a notional of 1.7e16 per group
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -65,6 +66,7 @@ _NODES = frozenset(
         "EMPTY",
         "EXPRESSION_LIST",
         "JOIN",
+        "SHOW_REF",
         "SUBQUERY",
         "TABLE_FUNCTION",
         # modifiers
@@ -118,7 +120,11 @@ def check_sql(connection: duckdb.DuckDBPyConnection, text: str) -> CheckedSql:
 def _parse(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:
     row = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [text]).fetchone()
     assert row is not None
-    answer = orjson.loads(row[0])
+    try:
+        answer = orjson.loads(row[0])
+    except orjson.JSONDecodeError as exc:
+        # DuckDB reads 1e400 as infinity, which is no JSON.
+        raise _refused(text, "numbers up to 1.7e308") from exc
     if answer["error"]:
         reason = str(answer.get("error_message", "not parseable")).split("\n", 1)[0]
         raise _refused(text, f"one SELECT statement ({reason})")
@@ -185,6 +191,11 @@ class _Walker:
             raise _refused(f"{group or kind}", "SELECT over K2's views with plain expressions")
         if kind == "BASE_TABLE":
             self._table(node, scope)
+        elif kind == "SHOW_REF" and (node["query"] is None or node["show_type"] != "DESCRIBE"):
+            raise _refused(
+                f"{node['show_type']} {node['table_name']}".rstrip(),
+                f"DESCRIBE with one of {', '.join(VIEWS)}",
+            )
         elif kind == "TABLE_FUNCTION":
             name = str(node["function"].get("function_name", "")).lower()
             if name not in ALLOWED_TABLE_FUNCTIONS:
@@ -216,7 +227,9 @@ def _check_function(node: dict[str, Any]) -> None:
     # The parser itself writes "main" and "system" where syntax stands for a function ([1, 2]).
     foreign = node.get("schema") not in ("", "main") or node.get("catalog") not in ("", "system")
     if foreign or name not in ALLOWED_FUNCTIONS:
-        raise _refused(f"function {name}", "the functions listed in the SQL page of the docs")
+        near = difflib.get_close_matches(name, ALLOWED_FUNCTIONS, n=3)
+        hint = f" (perhaps {', '.join(near)})" if near else ""
+        raise _refused(f"function {name}", f"the functions listed in docs/sql-functions.md{hint}")
 
 
 def _refused(value: str, allowed: str) -> InvalidParameter:

@@ -28,6 +28,7 @@ def build_api(context: ApiContext) -> web.Application:
             web.get("/v1/sql", handlers.sql_get),
             web.post("/v1/sql", handlers.sql_post),
             web.get("/v1/status", handlers.status),
+            web.get("/faust", handlers.faust_pages),
         ]
     )
     return app

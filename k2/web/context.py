@@ -10,13 +10,15 @@ from aiohttp import web
 
 from k2.query.engine import QueryEngine
 
+Health = Literal["healthy", "degraded", "unhealthy"]
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
     """One dependency as seen now. Only `unhealthy` makes the worker not ready."""
 
     name: str
-    status: Literal["healthy", "degraded", "unhealthy"]
+    status: Health
     message: str = ""
     latency_ms: float | None = None
 

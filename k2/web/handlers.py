@@ -193,6 +193,11 @@ async def health(request: web.Request) -> web.Response:
     return answer(request, data, status=200 if ready else 503)
 
 
+async def faust_pages(_request: web.Request) -> web.Response:
+    """GET /faust: Faust's pages are at /faust/."""
+    raise web.HTTPPermanentRedirect("/faust/")
+
+
 async def live(request: web.Request) -> web.Response:
     """GET /health/live: the process answers."""
     return answer(request, {"status": "healthy", "live": True})

@@ -94,7 +94,8 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
 
 def _http_failure(request: web.Request, exc: web.HTTPException) -> web.StreamResponse:
     if exc.status < 400:
-        return exc
+        # aiohttp takes exceptions only when they are raised.
+        return web.Response(status=exc.status, headers={"Location": exc.headers["Location"]})
     if isinstance(exc, web.HTTPNotFound):
         return failure(request, 404, "not_found", f"there is nothing at {request.path}")
     if isinstance(exc, web.HTTPMethodNotAllowed):
@@ -121,7 +122,10 @@ def _k2_failure(request: web.Request, exc: K2Error) -> web.Response:
             headers["Retry-After"] = str(exc.details.get("retry_after_s", 1))
         case LakeError():
             status, headers["Retry-After"] = 503, "5"
-    if status >= 500:
+    if isinstance(exc, QueryTimeout | Overloaded):
+        # Expected under load; nothing is broken.
+        log.warning("http_request_refused", error=exc.code, message=exc.message, status=status)
+    elif status >= 500:
         log.error("http_request_failed", error=exc.code, message=exc.message, exc_info=exc)
     if status == 500:
         return failure(
@@ -135,7 +139,7 @@ async def api_key(request: web.Request, handler: Handler) -> web.StreamResponse:
     """401 without X-API-Key, 403 with a wrong one."""
     context = request.config_dict[CONTEXT]
     path = request.path
-    if path in _OPEN or (context.operations_open and path.startswith("/faust/")):
+    if path in _OPEN or (context.operations_open and f"{path}/".startswith("/faust/")):
         return await handler(request)
     given = request.headers.get("X-API-Key")
     if given is None:

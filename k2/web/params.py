@@ -17,10 +17,12 @@ _LOST_PLUS = re.compile(r"(?<=[0-9]) (?=[0-9]{2}:?[0-9]{2}$)")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 #: Whole numbers from here on are µs, below it ms (as µs: 1973, as ms: the year 5138).
 _MICROS_FROM = 10**14
+#: Smaller ones would be ms before March 1973; whoever sends them means seconds.
+_MILLIS_FROM = 10**11
 
 _TIME_ALLOWED = (
     "ISO 8601 (2024-08-08T23:54:00Z; without an offset UTC) or milliseconds or microseconds "
-    "since 1970"
+    "since 1970 (12 digits or more; seconds are not taken)"
 )
 
 
@@ -71,6 +73,8 @@ def time_us(values: Mapping[str, str], parameter: str) -> int | None:
         return None
     if _DIGITS.fullmatch(text):
         number = int(text)
+        if 0 < abs(number) < _MILLIS_FROM:
+            raise InvalidParameter(parameter, text, _TIME_ALLOWED)
         us = number if abs(number) >= _MICROS_FROM else number * 1_000
     else:
         us = _iso_us(parameter, text)

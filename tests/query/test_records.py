@@ -93,9 +93,10 @@ async def test_an_old_snapshot_is_pinned_while_the_tail_reaches_it(platform: Pla
         platform.produce(table, place())
         platform.commit(table, place())
         platform.refresh()
-    assert platform.engine.pin("trades").snapshot.files == ()
+    # The first one that is not empty.
+    assert len(platform.engine.pin("trades").snapshot.files) == 1
     answer = await platform.engine.records("trades", RecordsQuery())
-    assert (answer.files_read, answer.rows.num_rows) == (0, 50)
+    assert (answer.files_read, answer.rows.num_rows) == (1, 50)
     # Once the tail has let go, a newer snapshot takes over and the answer stays the same.
     newest = platform.tables["trades"].vector()
     platform.tails["trades"].trim(1e6, newest, max_minutes=0, max_bytes=10**9)

@@ -42,7 +42,6 @@ REFUSED = [
     "PRAGMA database_list",
     "CALL pragma_version()",
     "EXPLAIN SELECT 1",
-    "DESCRIBE trades",
     "SUMMARIZE trades",
     "SHOW TABLES",
     "PREPARE p AS SELECT 1",

@@ -12,6 +12,7 @@ import pytest
 import structlog
 from aiohttp.test_utils import TestClient, TestServer
 
+from k2.errors import QueryTimeout
 from k2.lake.tables import QUOTES
 from k2.web.api import build_api
 from k2.web.context import ApiContext, Check, RequestDone
@@ -349,3 +350,84 @@ async def test_every_request_is_logged_and_observed(api: Api) -> None:
 async def test_large_answers_are_encoded_off_the_loop(api: Api) -> None:
     status, body = await api.post({"sql": "SELECT range AS i FROM range(400)", "limit": 300})
     assert (status, len(body["data"]), body["meta"]["truncated"]) == (200, 300, True)
+
+
+#: Values Python or JSON cannot hold, as DuckDB means them.
+ODD = {
+    "SELECT date '99999-01-01' AS v": "99999-01-01",
+    "SELECT date 'infinity' AS v": "infinity",
+    "SELECT timestamptz '-infinity' AS v": "-infinity",
+    "SELECT timestamp '20000-01-01' AS v": "20000-01-01T00:00:00.000000",
+    "SELECT [date '99999-01-01', NULL] AS v": ["99999-01-01", None],
+    "SELECT {'a': date 'infinity'} AS v": {"a": "infinity"},
+    "SELECT map(['k'], [interval 1 day]) AS v": [["k", "P1D"]],
+    "SELECT interval 90 second AS v": "PT1M30S",
+    "SELECT -(interval '1 year 2 days 1.5 seconds') AS v": "P-1Y-2DT-1.5S",
+    "SELECT interval 0 day AS v": "PT0S",
+    "SELECT 1e308 * 10 AS v": None,
+}
+
+
+@pytest.mark.parametrize("text", ODD)
+async def test_values_beyond_python(api: Api, text: str) -> None:
+    status, body = await api.post({"sql": text})
+    assert (status, body.get("data")) == (200, [{"v": ODD[text]}])
+
+
+async def test_a_number_beyond_json_is_refused(api: Api) -> None:
+    status, body = await api.post({"sql": "SELECT * FROM trades WHERE price > 1e400"})
+    assert (status, body["detail"]["allowed"]) == (400, "numbers up to 1.7e308")
+
+
+@pytest.mark.parametrize("name", ["trades", "market_data.quotes", "gaps", "market_data"])
+async def test_describe_lists_the_columns_of_a_view(api: Api, name: str) -> None:
+    status, body = await api.post({"sql": f"DESCRIBE {name}"})
+    assert status == 200
+    assert "symbol" in {row["column_name"] for row in body["data"]}
+
+
+@pytest.mark.parametrize("text", ["SHOW TABLES", "SUMMARIZE trades", "DESCRIBE pg_tables"])
+async def test_other_descriptions_are_refused(api: Api, text: str) -> None:
+    status, body = await api.post({"sql": text})
+    assert (status, body["detail"]["parameter"]) == (400, "sql")
+    assert "trades" in body["detail"]["allowed"]
+
+
+async def test_a_refused_function_says_where_the_allowed_ones_are(api: Api) -> None:
+    _, body = await api.post({"sql": "SELECT averag(price) FROM trades"})
+    assert "docs/sql-functions.md" in body["detail"]["allowed"]
+
+
+async def test_refused_values_are_data_not_python(api: Api) -> None:
+    _, body = await api.get("/v1/trades", symbol="B'TC")
+    assert body["detail"]["value"] == "B'TC"
+    _, body = await api.post({"sql": "SELECT 1", "limit": True})
+    assert body["detail"]["value"] is True
+
+
+@pytest.mark.parametrize("when", ["1723161509", "-5", "99999999999"])
+async def test_seconds_are_not_read_as_milliseconds(api: Api, when: str) -> None:
+    status, body = await api.get("/v1/trades", start_time=when)
+    assert (status, body["detail"]["parameter"]) == (422, "start_time")
+    assert "seconds" in body["detail"]["allowed"]
+
+
+async def test_a_timeout_is_no_error_in_the_log(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slow(*_: object, **__: object) -> None:
+        raise QueryTimeout("too long")
+
+    monkeypatch.setattr(api.platform.engine, "sql", slow)
+    with structlog.testing.capture_logs() as logs:
+        status, _ = await api.post({"sql": "SELECT 1"})
+    assert status == 504
+    assert [(entry["event"], entry["log_level"]) for entry in logs] == [
+        ("http_request_refused", "warning"),
+        ("http_request", "info"),
+    ]
+
+
+async def test_the_empty_snapshot_is_not_pinned_once_there_is_one(api: Api) -> None:
+    _, body = await api.get("/v1/status")
+    trades = body["data"]["query"]["tables"]["trades"]
+    assert trades["snapshot_id"] is not None
+    assert trades["newest"]["cold_rows"] == 10

@@ -46,9 +46,11 @@ async def test_routes(url: str) -> None:
     async with ClientSession() as session:
         async with session.get(f"{url}/") as response:
             assert (await response.json())["data"]["name"] == "k2"
-        async with session.get(f"{url}/faust/") as response:
-            assert response.status == 200
-            assert isinstance(await response.json(), dict)
+        for path in ("/faust/", "/faust"):
+            async with session.get(url + path) as response:
+                assert response.status == 200
+                assert str(response.url).endswith("/faust/")
+                assert isinstance(await response.json(), dict)
         for path in ("/faust/table/", "/faust/router/"):
             async with session.get(url + path) as response:
                 assert response.status == 200, path
