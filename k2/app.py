@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agents import degradation, shed, sink, source, validate
 from k2.log import configure_structlog
-from k2.settings import settings
+from k2.startup import settings_or_exit
 from k2.topics import DEGRADATION_CONTROL, MARKET_TOPICS, SESSIONS
 from k2.transport.registry import batch_topic
 from k2.worker import K2App, Worker
@@ -14,7 +14,7 @@ from tables.shed import shed_table
 
 configure_structlog()
 
-conf = settings()
+conf = settings_or_exit()
 roles = conf.core.roles
 app = K2App.of(conf)
 # Faust assigns a changelog's partitions together with a topic's only where both have the same

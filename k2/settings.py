@@ -7,13 +7,23 @@ A setting comes from the environment (`K2_...`), else from an `.env` file, else 
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from k2 import setting_types as types
 from k2.errors import ConfigError
+from k2.sources.plan import plan_sessions
 
 LOCAL_API_KEY = "k2-dev-api-key-2026"
 ROLES = ("source", "validate", "sink", "query", "control")
@@ -22,15 +32,23 @@ StringList = Annotated[tuple[str, ...], NoDecode]
 
 
 class _Group(BaseSettings):
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        allow_inf_nan=False,
+        str_strip_whitespace=True,
+    )
 
     @field_validator("*", mode="before")
     @classmethod
     def _split_lists(cls, value: Any, info: Any) -> Any:
         field = cls.model_fields[info.field_name]
-        if isinstance(value, str) and field.annotation == tuple[str, ...]:
+        if not isinstance(value, str):
+            return value
+        if field.annotation == tuple[str, ...]:
             return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value
+        return value.strip()
 
 
 class Core(_Group):
@@ -43,7 +61,7 @@ class Core(_Group):
     environment: Literal["local", "test", "staging", "production"] = Field(
         "local", description="Anything but `local` refuses default secrets."
     )
-    data_dir: Path = Field(
+    data_dir: types.Directory = Field(
         Path("k2-data"), description="Embedded log, SQLite catalog, lake files, file registry."
     )
     roles: StringList = Field(
@@ -55,7 +73,7 @@ class Core(_Group):
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="`auto`: JSON unless standard error is a terminal."
     )
-    app_id: str = Field(
+    app_id: types.AppId = Field(
         "k2", description="Faust app id: consumer group and prefix of changelog topics."
     )
 
@@ -64,7 +82,7 @@ class Core(_Group):
     def _known_roles(cls, roles: tuple[str, ...]) -> tuple[str, ...]:
         unknown = sorted(set(roles) - set(ROLES))
         if unknown or not roles:
-            raise ValueError(f"roles {', '.join(unknown) or '(none)'}; allowed: {', '.join(ROLES)}")
+            raise ValueError(f"one or more of {', '.join(ROLES)}, comma separated")
         return roles
 
 
@@ -75,10 +93,10 @@ class Kafka(_Group):
         env_prefix="K2_KAFKA_", env_file=".env", extra="ignore", frozen=True
     )
 
-    bootstrap_servers: str = Field(
+    bootstrap_servers: types.Servers = Field(
         "", description="host:port, comma separated; empty: the embedded log."
     )
-    schema_registry_url: str = Field(
+    schema_registry_url: types.HttpUrls = Field(
         "",
         description="Confluent-compatible registry; empty: a file registry in the data directory.",
     )
@@ -119,7 +137,9 @@ class Kafka(_Group):
     )
     sasl_username: str = Field("", description="With a SASL protocol.")
     sasl_password: SecretStr = Field(SecretStr(""), description="With a SASL protocol.")
-    ssl_ca_file: str = Field("", description="CA bundle for an SSL protocol; empty: the system's.")
+    ssl_ca_file: types.OptionalFile = Field(
+        "", description="CA bundle for an SSL protocol; empty: the system's."
+    )
     retention_days: int = Field(90, ge=1, description="Of the logs of record, days.")
     fsync_s: float = Field(
         1.0, ge=0, description="Embedded log: seconds between fsyncs; 0 syncs every append."
@@ -133,11 +153,11 @@ class Iceberg(_Group):
         env_prefix="K2_ICEBERG_", env_file=".env", extra="ignore", frozen=True
     )
 
-    catalog_uri: str = Field(
+    catalog_uri: types.CatalogUri = Field(
         "", description="`http(s)://…` (REST) or `postgresql+psycopg2://…`; empty: SQLite."
     )
     warehouse: str = Field("", description="Base location of tables; empty: the data directory.")
-    s3_endpoint: str = Field("", description="S3 endpoint for a warehouse at s3://.")
+    s3_endpoint: types.HttpUrl = Field("", description="S3 endpoint for a warehouse at s3://.")
     s3_access_key: SecretStr = Field(SecretStr(""), description="S3 key id.")
     s3_secret_key: SecretStr = Field(SecretStr(""), description="S3 secret.")
     s3_region: str = Field("us-east-1", description="S3 region.")
@@ -167,6 +187,12 @@ class Sink(_Group):
         192, ge=16, description="Arrow bytes held for a slow lake before reading pauses."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _older_name(cls, values: dict[str, Any]) -> dict[str, Any]:
+        older = os.environ.get("K2_CONSUMER_BATCH_SIZE")
+        return {"batch_size": older, **values} if older is not None else values
+
 
 class Binance(_Group):
     """The Binance spot feed."""
@@ -176,14 +202,20 @@ class Binance(_Group):
     )
 
     enabled: bool = Field(True, description="Run the feed on workers with the role `source`.")
-    url: str = Field("wss://stream.binance.com:9443", description="WebSocket base address.")
-    failover_urls: StringList = Field(
-        ("wss://stream.binance.us:9443",), description="Tried in turn when the main one fails."
+    url: types.WebSocketUrl = Field(
+        "wss://stream.binance.com:9443", description="WebSocket base address."
     )
-    symbols: StringList = Field(
+    failover_urls: Annotated[StringList, types.each(types.websocket)] = Field(
+        (),
+        description="Other addresses of the same market, tried in turn when the main one fails. "
+        "Binance.US is another market with ids of its own.",
+    )
+    symbols: Annotated[StringList, types.NOT_EMPTY] = Field(
         ("BTCUSDT", "ETHUSDT"), description="Upper case, no separator, comma separated."
     )
-    streams: StringList = Field(("trade", "bookTicker"), description="Channels per symbol.")
+    streams: Annotated[StringList, types.NOT_EMPTY] = Field(
+        ("trade", "bookTicker"), description="Channels per symbol."
+    )
     symbols_per_session: int = Field(
         100, ge=1, le=500, description="Symbols on one connection (Binance: 1,024 streams)."
     )
@@ -210,7 +242,9 @@ class Binance(_Group):
         "bounds it too.",
     )
     ssl_verify: bool = Field(True, description="Check the exchange's certificate.")
-    custom_ca_bundle: str = Field("", description="CA file to trust instead of the system's.")
+    custom_ca_bundle: types.OptionalFile = Field(
+        "", description="CA file to trust instead of the system's."
+    )
 
 
 class Validate(_Group):
@@ -268,7 +302,7 @@ class Api(_Group):
         env_prefix="K2_API_", env_file=".env", extra="ignore", frozen=True
     )
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    host: types.Host = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on.")
     key: SecretStr = Field(
         SecretStr(LOCAL_API_KEY), description="X-API-Key; the default only in `local`."
@@ -293,7 +327,7 @@ class Degradation(_Group):
     cooldown_s: float = Field(30.0, ge=0, description="Seconds before the level may fall.")
     interval_s: float = Field(1.0, gt=0, description="Seconds between looks at lag and memory.")
     exempt: bool = Field(False, description="Loads, replays and benchmarks: never degrade.")
-    tiers_file: str = Field(
+    tiers_file: types.OptionalFile = Field(
         "", description="JSON: asset class -> {tier1: [...], tier2: [...]}; empty: K2's own list."
     )
 
@@ -336,24 +370,36 @@ def variable(group: type[_Group], field: str) -> str:
 
 
 def load_settings() -> Settings:
-    """Read all groups. Raises `ConfigError` naming the variable, its value and what is allowed."""
+    """Read all groups. Raises `ConfigError` naming every wrong variable and what is allowed."""
     groups: dict[str, _Group] = {}
+    wrong: dict[str, str] = {}
     for name, group in GROUPS.items():
         try:
             groups[name] = group()
         except ValidationError as exc:
-            first = exc.errors()[0]
-            field = str(first["loc"][0]) if first["loc"] else "?"
-            secret = "secret" in field or "password" in field or "key" in field
-            value = "(hidden)" if secret else first.get("input")
-            raise ConfigError(
-                f"{variable(group, field)}={value!r} is not usable: {first['msg']}; "
-                "see docs/configuration.md",
-                variable=variable(group, field),
-            ) from exc
+            wrong |= {variable(group, field): text for field, text in _wrong(group, exc).items()}
+    if wrong:
+        told = "; ".join(f"{name}{text}" for name, text in wrong.items())
+        raise ConfigError(f"{told} (see docs/configuration.md)", variable=next(iter(wrong)))
     settings = Settings.model_validate(groups)
     _check(settings)
     return settings
+
+
+def _wrong(group: type[_Group], exc: ValidationError) -> dict[str, str]:
+    """What is wrong with each field, by name: its value and what is allowed."""
+    found: dict[str, str] = {}
+    for error in exc.errors():
+        field = str(error["loc"][0]) if error["loc"] else "?"
+        secret = any(word in field for word in ("secret", "password", "key"))
+        value = error.get("input")
+        shown = ",".join(value) if isinstance(value, tuple) else str(value)
+        shown = "(hidden)" if secret else repr(types.without_password(shown))
+        known = group.model_fields.get(field)
+        message = error["msg"].removeprefix("Value error, ")
+        words = (types.allowed(known) if known else "") or message
+        found.setdefault(field, f"={shown} is not usable; allowed: {words}")
+    return found
 
 
 def _check(settings: Settings) -> None:
@@ -371,6 +417,8 @@ def _check(settings: Settings) -> None:
             f"K2_KAFKA_REQUEST_TIMEOUT_S={kafka.request_timeout_s}",
             variable="K2_KAFKA_SESSION_TIMEOUT_S",
         )
+    binance = settings.binance
+    plan_sessions(binance.symbols, binance.streams, per_session=binance.symbols_per_session)
 
 
 @functools.cache

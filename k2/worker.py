@@ -25,6 +25,7 @@ from k2.lakehouse import Lakehouse
 from k2.log import formatter_config
 from k2.pipeline.groups import Cut
 from k2.settings import Settings
+from k2.startup import warn_of_unknown_variables
 from k2.status import StatusBoard
 from k2.steps.control import ControlStep
 from k2.steps.dead_letters import DeadLetters
@@ -85,6 +86,7 @@ class K2App(faust.App):
         # The loop unpacks while threads decode and write; with Python's 5 ms they wait for the
         # interpreter longer than they work.
         sys.setswitchinterval(_SWITCH_S)
+        warn_of_unknown_variables()
         try:
             await self.worker.open()
             # A batch is thousands of objects that die together; looking through them all the time

@@ -10,6 +10,8 @@ import click
 from dotenv import dotenv_values
 from pydantic import SecretStr
 
+from k2.setting_names import unknown_variables
+from k2.setting_types import without_password
 from k2.settings import GROUPS, load_settings, variable
 
 
@@ -33,7 +35,7 @@ def _shown(value: object) -> str:
         return "********" if value.get_secret_value() else ""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
-    return str(value)
+    return without_password(str(value))
 
 
 @click.command()
@@ -41,6 +43,8 @@ def _shown(value: object) -> str:
 def config(as_json: bool) -> None:
     """Print the effective settings with their origin; secrets are masked."""
     rows = effective()
+    for unknown in unknown_variables():
+        click.echo(f"k2: {unknown.message}", err=True)
     if as_json:
         print(json.dumps({key: {"value": value, "origin": origin} for key, value, origin in rows}))
         return

@@ -8,17 +8,52 @@ import sys
 import click
 
 from k2 import __version__
-from k2.errors import K2Error
+from k2.errors import CaptureError, ConfigError, K2Error
 
 #: name -> (module:attribute, what it does)
 _COMMANDS = {
-    "bench": ("k2.cli.bench:bench", "Measure transport, sink and pipeline on a real Kafka"),
-    "config": ("k2.cli.config:config", "Print the effective settings and their origin"),
-    "demo": ("k2.cli.demo:demo", "Run everything on this machine, from feed to SQL"),
+    "bench": (
+        "k2.cli.bench:bench",
+        "Measure speed, start-up and freshness on this machine",
+    ),
+    "config": (
+        "k2.cli.config:config",
+        "Print the effective settings and where each came from",
+    ),
+    "demo": ("k2.cli.demo:demo", "Run the whole platform on this machine: market data in, SQL out"),
     "docs": ("k2.cli.docs:docs", "Write the reference pages that come from the code"),
-    "exchange": ("k2.cli.exchange:exchange", "Run the exchange server: recorded or simulated"),
-    "up": ("k2.cli.up:up", "Run one worker with everything it needs"),
+    "exchange": (
+        "k2.cli.exchange:exchange",
+        "An exchange to talk to: recorded or simulated, Binance's protocol",
+    ),
+    "up": ("k2.cli.up:up", "Run one worker (the same as faust -A k2.app worker -l info)"),
 }
+
+
+#: What `k2 --help` shows together; a command of no section comes last.
+_SECTIONS = {
+    "Try it": ("demo", "exchange"),
+    "Run it": ("up", "config"),
+    "Measure it": ("bench",),
+    "Work on K2 itself": ("docs",),
+}
+#: Ends with the status of a wrong call: what was given has to be changed.
+_WRONG_USE = 2
+
+
+def _sections() -> list[tuple[str, list[str]]]:
+    placed = {name for names in _SECTIONS.values() for name in names}
+    rest = sorted(set(_COMMANDS) - placed)
+    sections = [
+        (title, [name for name in names if name in _COMMANDS]) for title, names in _SECTIONS.items()
+    ]
+    return [*sections, ("More", rest)] if rest else sections
+
+
+def exit_status(error: K2Error) -> int:
+    """2 when a setting or a file is not usable, or a process of ours said so; else 1."""
+    wrong = isinstance(error, ConfigError | CaptureError)
+    return _WRONG_USE if wrong or error.details.get("status") == _WRONG_USE else 1
 
 
 class LazyGroup(click.Group):
@@ -36,9 +71,11 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in sorted(_COMMANDS.items())])
+        """List the commands by section, without importing them."""
+        width = max(map(len, _COMMANDS))
+        for title, names in _sections():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:<{width}}", _COMMANDS[name][1]) for name in names])
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the sub-command; an error K2 raised on purpose is a message, not a traceback."""
@@ -46,10 +83,14 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except K2Error as exc:
             click.echo(f"k2: {exc.message}", err=True)
-            sys.exit(1)
+            sys.exit(exit_status(exc))
 
 
 @click.command(cls=LazyGroup)
 @click.version_option(__version__, prog_name="k2")
 def cli() -> None:
-    """Market data in over WebSockets, SQL out over HTTP."""
+    """Market data in over WebSockets, SQL out over HTTP.
+
+    New here? `k2 demo` runs everything on this machine. Settings are environment variables
+    (`K2_...`); `k2 config` prints them. `k2 COMMAND --help` tells more.
+    """

@@ -290,7 +290,7 @@ def test_other_wrong_options_are_named(arguments: list[str]) -> None:
 def test_a_capture_that_is_not_there_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.gz", tmp_path):
         result = invoke("--capture", str(path), "--data-dir", str(tmp_path / "data"))
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert f"--capture {path}: no such file" in result.output
     assert not (tmp_path / "data").exists(), "nothing was begun"
 
@@ -327,7 +327,7 @@ async def test_a_damaged_capture_ends_the_demo_with_the_place(tmp_path: Path, da
     capture.write_bytes(BTC_0808.read_bytes()[:300_000] if damage == "cut" else b"noise\n" * 9)
     options = ["--speed", "max", "--until-drained", "--json", "--symbols", "BTCUSDT"]
     status_, _, err = await Command(tmp_path, "--capture", str(capture), *options).run()
-    assert status_ == 1
+    assert status_ == 2
     assert str(capture) in err
     assert "Traceback" not in err, err
 

@@ -78,7 +78,7 @@ async def test_a_damaged_capture_ends_the_process_with_its_reason(tmp_path: Path
         assert started.stderr is not None
         with pytest.raises(TypeError):  # the server closes the connection at the damage
             await receive(said["url"], 9_000)
-        assert await started.wait() == 1
+        assert await started.wait() == 2
         assert "middle of its gzip" in (await started.stderr.read()).decode()
 
 

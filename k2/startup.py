@@ -1,0 +1,49 @@
+"""The first thing a worker does: its settings, or one clear message and status 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from datetime import UTC, datetime
+
+import structlog
+
+from k2.errors import ConfigError
+from k2.setting_names import unknown_variables
+from k2.settings import Settings, settings
+
+log = structlog.get_logger(__name__)
+
+#: What shells and command-line tools use for "called the wrong way".
+WRONG_USE = 2
+
+
+def settings_or_exit() -> Settings:
+    """The settings. Ends the process when they are not usable: nothing can be started."""
+    try:
+        return settings()
+    except ConfigError as exc:
+        sys.stderr.write(f"{_told(exc.message)}\n")
+        raise SystemExit(WRONG_USE) from exc
+
+
+def _told(message: str) -> str:
+    """As the worker's log would have it; how it is set up cannot be asked any more."""
+    wish = os.environ.get("K2_LOG_FORMAT", "auto")
+    if wish == "console" or (wish != "json" and sys.stderr.isatty()):
+        return f"k2: {message}"
+    return json.dumps(
+        {
+            "event": "worker_cannot_start",
+            "error": message,
+            "level": "error",
+            "timestamp": datetime.now(UTC).isoformat(),
+        }
+    )
+
+
+def warn_of_unknown_variables() -> None:
+    """A misspelt setting is a warning, not an error: other programs may own a `K2_` of theirs."""
+    for unknown in unknown_variables():
+        log.warning("setting_unknown", variable=unknown.name, message=unknown.message)
