@@ -51,4 +51,4 @@ class LogAdmin(Protocol):
         """
 
     async def close(self) -> None:
-        """Release connections; the next call opens them again."""
+        """Release connections: calls under way raise `LogError`, the next one opens them again."""

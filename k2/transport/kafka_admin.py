@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import structlog
@@ -21,13 +23,17 @@ from k2.transport.security import librdkafka_options
 log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 
-#: Answers that only mean a topic is so new that not every broker knows it.
+#: Answers that only mean a topic is new, or its leader is, and not every broker knows it.
 _UNSETTLED = (
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
 )
 #: Seconds between two tries.
 _SETTLE_S = 0.05
+#: Seconds an answer may come after librdkafka itself should have given up.
+_GRACE_S = 5.0
 
 
 def topic_config(spec: TopicSpec, kafka: Kafka) -> dict[str, str]:
@@ -43,13 +49,23 @@ def topic_config(spec: TopicSpec, kafka: Kafka) -> dict[str, str]:
     }
 
 
+class _UnsettledError(Exception):
+    """An answer that will be another one in a moment."""
+
+
 class KafkaAdmin:
-    """`LogAdmin` over librdkafka, whose requests know topic ids; each call runs in a thread."""
+    """`LogAdmin` over librdkafka, whose requests know topic ids.
+
+    Its answers come from librdkafka's own thread; none of ours waits for them. A thread that waited
+    would do so for ever once the client is gone, and the process could not end.
+    """
 
     def __init__(self, bootstrap_servers: str, kafka: Kafka) -> None:
         self._servers = bootstrap_servers
         self._kafka = kafka
         self._client: Any = None
+        self._opening = asyncio.Lock()
+        self._waiting: set[asyncio.Future[None]] = set()
 
     async def ensure_topics(self, specs: Sequence[TopicSpec]) -> None:
         await self._call(self._ensure_topics, specs)
@@ -61,17 +77,48 @@ class KafkaAdmin:
         return await self._call(self._bounds, tps)
 
     async def close(self) -> None:
-        self._client = None  # librdkafka closes with its last reference
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_exception(self._unanswered("the client was closed"))
+        client, self._client = [self._client], None
+        # librdkafka closes with its last reference, which may take it a while.
+        await asyncio.to_thread(client.clear)
 
-    async def _call(self, work: Callable[[Any], _T], argument: Any) -> _T:
+    async def _call(self, work: Callable[[Any], Awaitable[_T]], argument: Any) -> _T:
         deadline = time.monotonic() + self._kafka.request_timeout_s
         while True:
             try:
-                return await asyncio.to_thread(work, argument)
+                return await work(argument)
             except KafkaException as exc:
                 if exc.args[0].code() not in _UNSETTLED or time.monotonic() > deadline:
                     raise self._refused(exc) from exc
+            except _UnsettledError as exc:
+                if time.monotonic() > deadline:
+                    raise self._unanswered(str(exc)) from exc
             await asyncio.sleep(_SETTLE_S)
+
+    async def _result(self, future: Future[_T]) -> _T:
+        """What librdkafka answers. Raises `KafkaException`; `LogError` when nothing comes."""
+        if not future.done():
+            loop = asyncio.get_running_loop()
+            arrived: asyncio.Future[None] = loop.create_future()
+            future.add_done_callback(lambda _: _tell(loop, arrived))
+            self._waiting.add(arrived)
+            limit_s = self._kafka.request_timeout_s + _GRACE_S
+            try:
+                async with asyncio.timeout(limit_s):
+                    await arrived
+            except TimeoutError as exc:
+                raise self._unanswered(f"no answer within {limit_s:.0f} s") from exc
+            finally:
+                self._waiting.discard(arrived)
+        return future.result()
+
+    def _unanswered(self, why: str) -> LogError:
+        return LogError(
+            f"Kafka at {self._servers} did not answer: {why}; see K2_KAFKA_BOOTSTRAP_SERVERS",
+            servers=self._servers,
+        )
 
     def _refused(self, exc: KafkaException) -> LogError:
         return LogError(
@@ -80,29 +127,32 @@ class KafkaAdmin:
             servers=self._servers,
         )
 
-    @property
-    def _admin(self) -> Any:
-        if self._client is None:
-            self._client = AdminClient(
-                {
-                    "bootstrap.servers": self._servers,
-                    "socket.timeout.ms": int(self._kafka.request_timeout_s * 1000),
-                    **librdkafka_options(self._kafka),
-                },
-                logger=_NoticeLogger(),
-            )
-        return self._client
+    async def _admin(self) -> Any:
+        async with self._opening:
+            if self._client is None:
+                self._client = await asyncio.to_thread(self._open)
+            return self._client
+
+    def _open(self) -> Any:
+        return AdminClient(
+            {
+                "bootstrap.servers": self._servers,
+                "socket.timeout.ms": int(self._kafka.request_timeout_s * 1000),
+                **librdkafka_options(self._kafka),
+            },
+            logger=_NoticeLogger(),
+        )
 
     @property
     def _timeout(self) -> dict[str, float]:
         return {"request_timeout": self._kafka.request_timeout_s}
 
-    def _ensure_topics(self, specs: Sequence[TopicSpec]) -> None:
-        found = self._partition_counts([spec.name for spec in specs])
+    async def _ensure_topics(self, specs: Sequence[TopicSpec]) -> None:
+        found = await self._partition_counts([spec.name for spec in specs])
         missing = [spec for spec in specs if found[spec.name] is None]
         if missing:
-            self._create(missing)
-            found.update(self._await_topics([spec.name for spec in missing]))
+            await self._create(missing)
+            found.update(await self._await_topics([spec.name for spec in missing]))
         for spec in specs:
             if found[spec.name] != spec.partitions:
                 raise ConfigError(
@@ -115,8 +165,9 @@ class KafkaAdmin:
                     wanted=spec.partitions,
                 )
 
-    def _create(self, specs: Sequence[TopicSpec]) -> None:
-        made = self._admin.create_topics(
+    async def _create(self, specs: Sequence[TopicSpec]) -> None:
+        admin = await self._admin()
+        made = admin.create_topics(
             [
                 NewTopic(
                     spec.name,
@@ -130,7 +181,7 @@ class KafkaAdmin:
         )
         for name, future in made.items():
             try:
-                future.result()
+                await self._result(future)
             except KafkaException as exc:
                 # Another worker starting at the same time may have been first.
                 if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
@@ -138,37 +189,39 @@ class KafkaAdmin:
             else:
                 log.info("topic created", topic=name)
 
-    def _await_topics(self, names: Sequence[str]) -> dict[str, int | None]:
+    async def _await_topics(self, names: Sequence[str]) -> dict[str, int | None]:
         deadline = time.monotonic() + self._kafka.request_timeout_s
         while True:
-            found = self._partition_counts(names)
+            found = await self._partition_counts(names)
             if None not in found.values() or time.monotonic() > deadline:
                 return found
-            time.sleep(_SETTLE_S)  # in a thread of its own
+            await asyncio.sleep(_SETTLE_S)
 
-    def _partition_counts(self, topics: Collection[str]) -> dict[str, int | None]:
+    async def _partition_counts(self, topics: Collection[str]) -> dict[str, int | None]:
+        described = await self._describe(topics)
         return {
             name: None if found is None else len(found.partitions)
-            for name, found in self._describe(topics).items()
+            for name, found in described.items()
         }
 
-    def _describe(self, topics: Collection[str]) -> dict[str, Any]:
+    async def _describe(self, topics: Collection[str]) -> dict[str, Any]:
         if not topics:
             return {}
-        asked = self._admin.describe_topics(TopicCollection(list(topics)), **self._timeout)
+        admin = await self._admin()
+        asked = admin.describe_topics(TopicCollection(list(topics)), **self._timeout)
         found: dict[str, Any] = {}
         for name, future in asked.items():
             try:
-                found[name] = future.result()
+                found[name] = await self._result(future)
             except KafkaException as exc:
                 if exc.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                     raise
                 found[name] = None
         return found
 
-    def _epochs(self, topics: Collection[str]) -> dict[str, str]:
+    async def _epochs(self, topics: Collection[str]) -> dict[str, str]:
         epochs: dict[str, str] = {}
-        for name, found in self._describe(topics).items():
+        for name, found in (await self._describe(topics)).items():
             if found is None:
                 raise _missing(name)
             topic_id = found.topic_id
@@ -177,24 +230,39 @@ class KafkaAdmin:
             epochs[name] = str(uuid.UUID(int=high << 64 | low))
         return epochs
 
-    def _bounds(self, tps: Collection[TP]) -> dict[TP, tuple[int, int]]:
-        earliest = self._offsets(tps, OffsetSpec.earliest())
-        ends = self._offsets(tps, OffsetSpec.latest())
+    async def _bounds(self, tps: Collection[TP]) -> dict[TP, tuple[int, int]]:
+        earliest = await self._offsets(tps, OffsetSpec.earliest())
+        ends = await self._offsets(tps, OffsetSpec.latest())
         return {tp: (earliest[tp], ends[tp]) for tp in tps}
 
-    def _offsets(self, tps: Collection[TP], spec: Any) -> dict[TP, int]:
-        asked = self._admin.list_offsets(
+    async def _offsets(self, tps: Collection[TP], spec: Any) -> dict[TP, int]:
+        admin = await self._admin()
+        asked = admin.list_offsets(
             {TopicPartition(tp.topic, tp.partition): spec for tp in tps}, **self._timeout
         )
-        offsets: dict[TP, int] = {}
-        for place, future in asked.items():
-            try:
-                offsets[TP(place.topic, place.partition)] = future.result().offset
-            except KafkaException as exc:
-                if exc.args[0].code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._NOENT):
-                    raise _missing(f"{place.topic}[{place.partition}]") from exc
-                raise
-        return offsets
+        return {
+            TP(place.topic, place.partition): await self._offset(place, future)
+            for place, future in asked.items()
+        }
+
+    async def _offset(self, place: TopicPartition, future: Future[Any]) -> int:
+        name = f"{place.topic}[{place.partition}]"
+        try:
+            offset = int((await self._result(future)).offset)
+        except KafkaException as exc:
+            if exc.args[0].code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._NOENT):
+                raise _missing(name) from exc
+            raise
+        if offset < 0:
+            # librdkafka's "invalid", answered without an error while a leader is being found.
+            raise _UnsettledError(f"{name} has no offset yet, only {offset}")
+        return offset
+
+
+def _tell(loop: asyncio.AbstractEventLoop, arrived: asyncio.Future[None]) -> None:
+    """Wake who waits for an answer; called in librdkafka's thread."""
+    with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+        loop.call_soon_threadsafe(lambda: arrived.done() or arrived.set_result(None))
 
 
 def _missing(name: str) -> LogError:
