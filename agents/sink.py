@@ -6,7 +6,7 @@ from typing import Any
 
 
 def attach(app: Any, topics: list[Any], worker: Any) -> None:
-    """One agent per topic, one stream each; events are acked by the step once committed."""
+    """One agent per topic, one stream each; the step acks an event once its rows are held."""
     for topic in topics:
 
         async def sink(stream: Any) -> None:

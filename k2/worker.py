@@ -252,7 +252,11 @@ class Worker:
             )
         for name in self.sink_topics:
             noted = name.endswith(".validated")
-            known.positions.register(name, self._shared_positions if noted else self.sink.positions)
+            known.positions.register(
+                name,
+                self._shared_positions if noted else self.sink.positions,
+                commit_ceiling=self.sink.ceiling,
+            )
         known.before_revoke.append(self._before_revoke)
         self.app.on_partitions_assigned.connect(self._keep_assigned, weak=False)
 
@@ -260,16 +264,17 @@ class Worker:
         """What has moved to another worker is neither counted nor written here any more."""
         self.validate.keep(assigned)
         self.shed.keep(assigned)
+        self.sink.keep(assigned)
 
     async def _shared_positions(self, tps: frozenset[TP]) -> dict[TP, int]:
         """Sink and ledger read the same messages; each drops what it has."""
         return earliest_of(await self.sink.positions(tps), await self.shed.positions(tps))
 
-    async def _before_revoke(self, _leaving: frozenset[TP]) -> None:
+    async def _before_revoke(self, leaving: frozenset[TP]) -> None:
         if self.failure is None:
             await self.validate.checkpoint_all()
             await self.shed.store()
-            await self.sink.flush()
+            await self.sink.revoke(leaving)
 
     def started(self) -> None:
         """Everything is recovered: begin what runs beside the agents."""

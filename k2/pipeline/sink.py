@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 
@@ -41,14 +41,13 @@ class SinkPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one `add` brought: rows of one place, the position after them, and its events."""
+    """What one `add` brought: rows of one place, and the position after them."""
 
     place: Place
     rows: pa.Table
     position: Position
     bytes: int
     arrived_s: float
-    token: Any
     assignment: int
 
 
@@ -130,7 +129,6 @@ class SinkBuffer:
         rows: pa.Table | pa.RecordBatch,
         position: Position,
         now_s: float,
-        token: Any = None,
     ) -> None:
         """Take rows of an assigned place, in log order; `position` is the one after them.
 
@@ -148,7 +146,7 @@ class SinkBuffer:
                 found=before,
             )
         table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
-        piece = Piece(place, table, position, table.nbytes, now_s, token, self._assignment[place])
+        piece = Piece(place, table, position, table.nbytes, now_s, self._assignment[place])
         self._pieces.append(piece)
         self._ahead[place] = position
         self._rows += rows.num_rows
@@ -205,17 +203,11 @@ class SinkBuffer:
         )
         return self._flight
 
-    def committed(self, flush: Flush, now_s: float) -> list[Any]:
-        """The commit landed: returns the tokens that may be acknowledged now, in order.
-
-        Tokens of places revoked or assigned anew meanwhile are left out.
-        """
+    def committed(self, flush: Flush, now_s: float) -> None:
+        """The commit landed: places that are still held go on from where it ends."""
         self._land(flush, now_s)
-        tokens = []
         for piece in self._still_ours(flush):
-            tokens.append(piece.token)
             self._stored[piece.place] = piece.position
-        return [token for token in tokens if token is not None]
 
     def failed(self, flush: Flush, now_s: float) -> None:
         """The commit is proven absent: its pieces wait again, before all others."""
@@ -224,6 +216,10 @@ class SinkBuffer:
             self._pieces.appendleft(piece)
             self._rows += piece.rows.num_rows
             self._bytes += piece.bytes
+
+    def holds(self, flush: Flush, place: Place) -> bool:
+        """True when `place` has been ours ever since its rows in `flush` were added."""
+        return any(piece.place == place for piece in self._still_ours(flush))
 
     def revoke(self, lost: Callable[[Place], bool]) -> list[Place]:
         """Drop what is held for places of which `lost` is true; returns those that were ours.

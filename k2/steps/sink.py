@@ -1,7 +1,8 @@
 """Sink: validated records and gap events to the lake, exactly once.
 
-Guarantee: a row is in the lake once its event is acknowledged; where to start is what the lake's
-own vector says, so a crash between commit and acknowledgement repeats nothing. A commit that
+Guarantee: rows and positions become visible together, and where to start is what the lake's own
+vector says. So an event is acknowledged as soon as its rows are held, and a rebalance never waits
+for the lake; what may be committed to the log is capped by the vector (`ceiling`). A commit that
 another writer overtook, or a range that does not abut, stops the worker; restarted, it begins at
 the vector.
 """
@@ -9,7 +10,7 @@ the vector.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +19,12 @@ from faust.types import TP
 
 from k2 import metrics
 from k2.clock import Clock
+from k2.errors import LakeError, StaleWriterError
 from k2.lake.vector import Place, Position, Vector
 from k2.lake.writer import CommitResult, LakeWriter
 from k2.pipeline.cover import CoverReader
 from k2.pipeline.sink import Flush, SinkBuffer, places_of
-from k2.steps.rows import RowReader
+from k2.steps.rows import RowPart, RowReader
 from k2.transport.batch import LogBatch
 
 log = structlog.get_logger(__name__)
@@ -43,7 +45,10 @@ class TableCounts:
 
 @dataclass(slots=True)
 class _Table:
-    """One table: its buffer, its writer, and the task that commits."""
+    """One table: its buffer, its writer, and the commit on its way.
+
+    `room`: set when a commit has landed or partitions have left.
+    """
 
     name: str
     buffer: SinkBuffer
@@ -51,8 +56,9 @@ class _Table:
     counts: TableCounts = field(default_factory=TableCounts)
     vector: Vector = field(default_factory=Vector.empty)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
-    landed: asyncio.Event = field(default_factory=asyncio.Event)
+    room: asyncio.Event = field(default_factory=asyncio.Event)
     committing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    commit: asyncio.Task[None] | None = None
 
 
 @dataclass(slots=True)
@@ -100,63 +106,63 @@ class SinkStep:
             async with table.committing:
                 table.vector = await asyncio.to_thread(table.writer.vector)
         for tp in tps:
-            table = self._table_of(tp)
-            place = Place(self._epoch_of(tp.topic), tp.topic, tp.partition)
-            table.buffer.revoke(places_of({(tp.topic, tp.partition)}))
-            stored = table.vector.get(place)
-            table.buffer.assign(place, stored)
-            applied = {
-                other.epoch: position.sequence
-                for other, position in table.vector.entries.items()
-                if (other.topic, other.partition) == (tp.topic, tp.partition)
-            }
-            strict = tp.topic.endswith((".validated", ".deferred"))
-            cover = CoverReader(tp.topic, tp.partition, applied, strict=strict)
-            start = 0 if stored is None else stored.next_offset
-            self._sources[tp] = _Source(table, cover, start)
+            self._forget(tp)
+            stored = self._assign(tp)
             if stored is not None:
                 positions[tp] = stored.next_offset
         return positions
 
+    def ceiling(self, tp: TP) -> int | None:
+        """The committed offset must not pass what the lake holds; None: it holds nothing."""
+        stored = self._table_of(tp).vector.get(self._place(tp))
+        return None if stored is None else stored.next_offset
+
     async def add(self, batch: LogBatch, token: Any) -> None:
-        """Take one batch; returns when there is room for more. `token` is acked once stored."""
+        """Take one batch; returns when there is room for more.
+
+        `token` is acked once its rows are held: a rebalance waits for it.
+        """
         tp = TP(batch.topic, batch.partition)
-        source = self._sources[tp]
-        table, buffer = source.table, source.table.buffer
-        read = self._rows[batch.topic].read
-        if len(batch) > _INLINE_ROWS:
-            # Arrow and the codec hold no GIL: meanwhile the loop unpacks what comes next.
-            parts = await asyncio.to_thread(read, batch, source.cover)
-        else:
-            parts = read(batch, source.cover)
-        for number, part in enumerate(parts, start=1):
-            place = Place(part.epoch, batch.topic, batch.partition)
-            if buffer.next_position(place) is None and part.epoch != self._epoch_of(batch.topic):
-                buffer.assign(place, table.vector.get(place))
-            position = Position(part.next_offset, part.last)
-            last = token if number == len(parts) else None
-            buffer.add(place, part.rows, position, self._clock.monotonic_s(), last)
-        if not parts:
-            token.ack()  # applied before: the lake has it
-        source.read_to = batch.last_offset + 1
-        metrics.CONSUMED.labels(batch.topic, "sink").inc(len(batch))
-        table.wake.set()
-        while buffer.full:
-            table.landed.clear()
-            await table.landed.wait()
+        source = self._sources.get(tp)
+        parts = [] if source is None else await self._read(batch, source.cover)
+        if source is not None and self._sources.get(tp) is source:
+            self._hold(batch, source, parts)
+        # Else the partition left meanwhile: who has it now reads from the vector.
+        token.ack()
+        while source is not None and self._sources.get(tp) is source and source.table.buffer.full:
+            source.table.room.clear()
+            await source.table.room.wait()
+
+    async def revoke(self, leaving: Collection[TP]) -> None:
+        """Before partitions leave: store what is held, and forget it, stored or not.
+
+        May be cancelled: what is not in the lake then is read again by whoever has it next.
+        """
+        try:
+            await self.flush()
+        finally:
+            for tp in leaving:
+                self._forget(tp)
+
+    def keep(self, tps: Collection[TP]) -> None:
+        """Forget every partition but these: others have them now."""
+        for tp in self._sources.keys() - set(tps):
+            self._forget(tp)
 
     async def flush(self) -> None:
-        """Commit everything held, now."""
+        """Commit everything held, now. Cancelled, it leaves a commit on its way to its end."""
         for table in self._tables.values():
             while self._holding(table) or table.buffer.flying:
                 await self._commit(table)
 
     async def stop(self) -> None:
-        """Commit everything held and end the commit tasks."""
-        await self.flush()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Commit everything held and end the commit tasks, also when cancelled meanwhile."""
+        try:
+            await self.flush()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def read_to(self) -> dict[TP, int]:
         """The next offset to read of each partition."""
@@ -176,6 +182,50 @@ class SinkStep:
 
     def counts(self) -> dict[str, TableCounts]:
         return {name: table.counts for name, table in self._tables.items()}
+
+    async def _read(self, batch: LogBatch, cover: CoverReader) -> list[RowPart]:
+        read = self._rows[batch.topic].read
+        if len(batch) > _INLINE_ROWS:
+            # Arrow and the codec hold no GIL: meanwhile the loop unpacks what comes next.
+            return await asyncio.to_thread(read, batch, cover)
+        return read(batch, cover)
+
+    def _hold(self, batch: LogBatch, source: _Source, parts: list[RowPart]) -> None:
+        table, buffer = source.table, source.table.buffer
+        for part in parts:
+            place = Place(part.epoch, batch.topic, batch.partition)
+            if buffer.next_position(place) is None and part.epoch != self._epoch_of(batch.topic):
+                buffer.assign(place, table.vector.get(place))
+            position = Position(part.next_offset, part.last)
+            buffer.add(place, part.rows, position, self._clock.monotonic_s())
+        source.read_to = batch.last_offset + 1
+        metrics.CONSUMED.labels(batch.topic, "sink").inc(len(batch))
+        table.wake.set()
+
+    def _assign(self, tp: TP) -> Position | None:
+        """Begin a partition at the lake's position, which it returns."""
+        table, place = self._table_of(tp), self._place(tp)
+        stored = table.vector.get(place)
+        table.buffer.assign(place, stored)
+        applied = {
+            other.epoch: position.sequence
+            for other, position in table.vector.entries.items()
+            if (other.topic, other.partition) == (tp.topic, tp.partition)
+        }
+        strict = tp.topic.endswith((".validated", ".deferred"))
+        cover = CoverReader(tp.topic, tp.partition, applied, strict=strict)
+        self._sources[tp] = _Source(table, cover, 0 if stored is None else stored.next_offset)
+        return stored
+
+    def _forget(self, tp: TP) -> None:
+        """Drop what is held of a partition; a commit that has some of it goes on."""
+        source = self._sources.pop(tp, None)
+        if source is not None:
+            source.table.buffer.revoke(places_of({(tp.topic, tp.partition)}))
+            source.table.room.set()
+
+    def _place(self, tp: TP) -> Place:
+        return Place(self._epoch_of(tp.topic), tp.topic, tp.partition)
 
     def _holding(self, table: _Table) -> bool:
         return table.buffer.wait_s(self._clock.monotonic_s()) is not None
@@ -201,27 +251,53 @@ class SinkStep:
                 continue
 
     async def _commit(self, table: _Table) -> None:
-        """One commit of what waits; a failed one raises with its rows still held."""
+        """Wait for one commit of what is held; a failed one raises.
+
+        A task of its own: the thread can't be called back, so whoever is cancelled here must not
+        take its outcome along.
+        """
+        if table.commit is None or (table.commit.done() and table.buffer.flying is None):
+            table.commit = asyncio.create_task(self._commit_held(table))
+            table.commit.add_done_callback(self._observe)
+        await asyncio.shield(table.commit)
+
+    async def _commit_held(self, table: _Table) -> None:
         async with table.committing:
             if not self._holding(table):
                 return
             flush = table.buffer.take(self._clock.monotonic_s())
             metrics.SINK_BUFFER_ROWS.labels(table.name).set(table.buffer.rows)
+            rows = flush.rows if flush.rows.num_rows else None
             try:
                 result = await asyncio.to_thread(
-                    table.writer.commit,
-                    flush.rows if flush.rows.num_rows else None,
-                    flush.base,
-                    flush.positions,
+                    table.writer.commit, rows, flush.base, flush.positions
                 )
-            except BaseException:
-                table.buffer.failed(flush, self._clock.monotonic_s())
+            except Exception as exc:
                 metrics.COMMIT_FAILURES.labels(table.name).inc()
-                raise
-            self._landed(table, flush, result)
+                if not self._left_meanwhile(table, flush, exc):
+                    raise
+            else:
+                self._landed(table, flush, result)
+
+    def _left_meanwhile(self, table: _Table, flush: Flush, exc: Exception) -> bool:
+        """What a commit that failed leaves behind; True when only a partition that left was stale.
+
+        Rows whose fate is not known stay on their way: nothing may be built on them.
+        """
+        if not isinstance(exc, LakeError) or exc.details.get("outcome") != "absent":
+            return False
+        left = isinstance(exc, StaleWriterError) and not table.buffer.holds(
+            flush, Place(*exc.details["place"])
+        )
+        table.buffer.failed(flush, self._clock.monotonic_s())
+        if left:
+            log.info("commit_without_what_left", **exc.details)
+        table.room.set()
+        table.wake.set()
+        return left
 
     def _landed(self, table: _Table, flush: Flush, result: CommitResult) -> None:
-        tokens = table.buffer.committed(flush, self._clock.monotonic_s())
+        table.buffer.committed(flush, self._clock.monotonic_s())
         table.vector = result.vector
         counts = table.counts
         counts.rows += result.rows
@@ -241,7 +317,5 @@ class SinkStep:
             ms=round(result.seconds * 1_000, 1),
             attempts=result.attempts,
         )
-        for token in tokens:
-            token.ack()
-        table.landed.set()
+        table.room.set()
         table.wake.set()
