@@ -86,6 +86,12 @@ class RetentionGapError(LogError):
     code = "retention_gap"
 
 
+class DeadLetterLimitError(K2Error):
+    """So many records are refused that it must be the deploy, not the data."""
+
+    code = "dead_letter_limit"
+
+
 class LakeError(K2Error):
     """The lake (catalog, table or files) cannot do what was asked."""
 

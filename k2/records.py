@@ -91,7 +91,8 @@ WIRE_DEAD_LETTERS: Final = _schema(
     ("timestamp", _US),
     ("key", pa.binary()),
     ("value", pa.binary()),
-    optional=("key", "value"),
+    ("letter", _TEXT),
+    optional=("key", "value", "letter"),
 )
 LAKE_TRADES: Final = _schema(
     ("message_id", _TEXT),

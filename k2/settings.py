@@ -271,6 +271,22 @@ class Validate(_Group):
     group_records: int = Field(
         4_096, ge=1, description="Most records in one emitted group (one Kafka record batch)."
     )
+    dlq_max_consecutive: int = Field(
+        1_000,
+        ge=0,
+        description="Records of a partition refused in a row that stop the worker: more is a bad "
+        "deploy, not bad data; 0: no limit.",
+    )
+    dlq_max_ratio: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Share of a partition's last `K2_VALIDATE_DLQ_WINDOW` records that may be "
+        "refused before the worker stops; 0: no limit.",
+    )
+    dlq_window: int = Field(
+        10_000, ge=1, description="Records over which the share of refused ones is taken."
+    )
 
 
 class Query(_Group):

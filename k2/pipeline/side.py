@@ -29,6 +29,16 @@ _EVENT_COLUMNS: Final = (
 )
 
 
+#: On a record that was taken out of the dead letters and put into the log again: the place of its
+#: first letter, TOPIC/PARTITION/OFFSET.
+REDRIVE_HEADER: Final = "k2-redrive"
+
+
+def _redriven(batch: LogBatch, row: int) -> str | None:
+    found = dict(batch.headers.get(row, ())).get(REDRIVE_HEADER)
+    return None if found is None else found.decode(errors="replace")
+
+
 class Refused(NamedTuple):
     """A record that may not pass: its row in the batch, the reason's code, and what is wrong."""
 
@@ -104,6 +114,7 @@ class SideOutputs:
             # What no group can hold stays where it is: in the log, at the offset the letter names.
             "key": key if self._holds(key, entry.detail) else None,
             "value": value if self._holds(value, entry.detail) else None,
+            "letter": _redriven(batch, entry.row),
         }
 
     def _holds(self, raw: bytes | None, detail: str) -> bool:

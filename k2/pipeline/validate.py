@@ -32,6 +32,7 @@ from k2.pipeline.continuity import (
     Seeder,
     Trimmed,
 )
+from k2.pipeline.dead_letter_limit import DeadLetterLimit
 from k2.pipeline.groups import Cut, Records, in_groups
 from k2.pipeline.side import Encoder, Refused, SideOutputs
 from k2.records import ids_of
@@ -89,6 +90,15 @@ class Options(Protocol):
 
     @property
     def group_records(self) -> int: ...
+
+    @property
+    def dlq_max_consecutive(self) -> int: ...
+
+    @property
+    def dlq_max_ratio(self) -> float: ...
+
+    @property
+    def dlq_window(self) -> int: ...
 
 
 class LaneCodecs(NamedTuple):
@@ -165,6 +175,9 @@ class Validator:
         self._options = options
         self._cut = Cut(options.group_records, max_batch_bytes)
         self._side = SideOutputs(topic, partition, epoch, codecs, clock, self._cut)
+        self._limit = DeadLetterLimit(
+            options.dlq_max_consecutive, options.dlq_max_ratio, options.dlq_window
+        )
         self._tiers = tiers
         self._shedder = Shedder()
         self._generation = 0
@@ -209,17 +222,20 @@ class Validator:
     def apply(self, batch: LogBatch, level: int = Level.NORMAL) -> Outcome:
         """Judge a batch of the log of record.
 
-        Raises `RetentionGapError` when records between the last batch and this one are gone, and
-        what the seeder raises; the state is then as before.
+        Raises `RetentionGapError` when records between the last batch and this one are gone,
+        `DeadLetterLimitError` when too many are refused, and what the seeder raises; the state is
+        then as before.
         """
         if batch.last_offset < self.next_offset:
             return Outcome([], self.next_offset)
         self._check_abuts(batch)
         skip = int(np.searchsorted(batch.offsets, self.next_offset))
         judged = self._judge(batch, skip)
+        limit = self._limit.after(batch, skip, judged.refused)
         result = self.continuity.apply(self._rows(batch, judged, skip))
         rows, shed = self._shed(batch, judged, result, level)
         first, self.next_offset, self._fresh = self.next_offset, batch.last_offset + 1, False
+        self._limit = limit
         outputs = [
             *self._validated(batch, rows, first, shed),
             *self._side.dead_letters(batch, judged.refused, first),

@@ -68,4 +68,5 @@ class DeadLetters:
             "timestamp": entry.recv_us,
             "key": None,
             "value": raw,
+            "letter": None,
         }

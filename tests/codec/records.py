@@ -171,6 +171,7 @@ DEAD_LETTER = st.fixed_dictionaries(
         "timestamp": LONGS,
         "key": st.none() | st.binary(max_size=100),
         "value": st.none() | st.binary(max_size=100),
+        "letter": st.none() | TEXT,
     }
 )
 RECORDS = {"trades": TRADE, "quotes": QUOTE, "gaps": GAP, "dlq": DEAD_LETTER}
