@@ -8,15 +8,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import psutil
+import structlog
 from faust.types import TP
 
 from k2 import __version__, metrics
 from k2.degradation.levels import Level
+from k2.errors import K2Error
 from k2.topics import MARKET_TOPICS
 from k2.web.context import Check, Health, RequestDone
 
 if TYPE_CHECKING:
     from k2.worker import Worker
+
+log = structlog.get_logger(__name__)
 
 _EVERY_S = 0.5
 _QUIET_S = 60.0
@@ -40,6 +44,7 @@ class StatusBoard:
         self._moved: tuple[int, ...] = ()
         self._ends: dict[TP, int] = {}
         self._open_gaps: int | None = None
+        self._unknown = ""
         self.lag = 0
         self._log_ms: float | None = None
         self._log_at_s = self._began_s
@@ -53,12 +58,27 @@ class StatusBoard:
         loop = asyncio.get_running_loop()
         while True:
             due_s = loop.time() + _EVERY_S
-            await self.refresh()
+            await self.look()
             await asyncio.sleep(max(0.0, due_s - loop.time()))
             metrics.LOOP_LAG.set(max(0.0, loop.time() - due_s))
 
+    async def look(self) -> None:
+        """Refresh; a log or lake that does not answer is said once, and nothing counts as done."""
+        try:
+            await self.refresh()
+        except K2Error as exc:
+            self.read_through = self.drained = False
+            if exc.message != self._unknown:
+                log.warning("status_unknown", error=exc.message, **exc.details)
+            self._unknown = exc.message
+        else:
+            self._unknown = ""
+
     async def refresh(self) -> None:
-        """Look at the ends of the log and at what has moved."""
+        """Look at the ends of the log and at what has moved.
+
+        Raises `K2Error` when the log or the lake cannot say.
+        """
         worker = self._worker
         # What is behind is read before the ends: a record that arrives in between makes us look
         # late, never finished.
@@ -69,12 +89,13 @@ class StatusBoard:
         self._log_ms = (worker.clock.monotonic_s() - asked_s) * 1_000
         self._log_at_s = worker.clock.monotonic_s()
         self._ends = {tp: end for tp, (_, end) in bounds.items()}
-        behind = {tp: self._ends[tp] - at for tp, at in positions.items()}
+        behind = {tp: lag_of(at, *bounds[tp]) for tp, at in positions.items()}
         self.lag = sum(n for tp, n in behind.items() if tp.topic in _LOGS)
         self.read_through = not busy and not any(n > 0 for n in behind.values())
-        self.drained = self.read_through and not self._unstored()
-        if self.drained:
+        stored = self.read_through and not self._unstored()
+        if stored:
             await self._see_commits()
+        self.drained = stored
         for tp, count in behind.items():
             metrics.LAG.labels(tp.topic, str(tp.partition)).set(count)
         metrics.MEMORY_RSS.set(self._process.memory_info().rss)
@@ -230,6 +251,11 @@ class StatusBoard:
         """Count one HTTP request."""
         metrics.HTTP_REQUESTS.labels(done.method, done.route, str(done.status)).inc()
         metrics.HTTP_SECONDS.labels(done.method, done.route).observe(done.duration_s)
+
+
+def lag_of(position: int, earliest: int, end: int) -> int:
+    """Records still to be read: what retention has deleted is not, nor is less than nothing."""
+    return max(0, end - max(position, earliest))
 
 
 _LOGS = frozenset(topic.log for topic in MARKET_TOPICS)

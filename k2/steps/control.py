@@ -7,7 +7,7 @@ and a new owner starts from the level in the table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import structlog
@@ -17,6 +17,7 @@ from k2.clock import Clock
 from k2.degradation.controller import Controller, Inputs, Transition
 from k2.degradation.levels import Level
 from k2.degradation.memory import MemoryGauge
+from k2.errors import K2Error
 from k2.settings import Degradation
 
 log = structlog.get_logger(__name__)
@@ -32,11 +33,12 @@ class ControlStep:
         self,
         settings: Degradation,
         table: Any,
-        send: Callable[..., Any],
+        send: Callable[..., Awaitable[Any]],
         lag: Callable[[], int],
         clock: Clock,
         worker_id: str,
     ) -> None:
+        """`send(value=…)` writes a report to the control topic and raises `LogError`."""
         self._settings = settings
         self._table = table
         self._send = send
@@ -65,16 +67,22 @@ class ControlStep:
         }
 
     async def run(self) -> None:
-        """Report for ever."""
+        """Report for ever. A log that takes no report is waited for: the level stays as it is."""
         while True:
-            report = {
-                "worker": self._worker_id,
-                "lag": 0 if self._settings.exempt else self._lag(),
-                "memory": 0.0 if self._settings.exempt else self._memory.fraction(),
-            }
-            await self._send(value=report)
+            try:
+                await self._send(value=self._report())
+            except K2Error as exc:
+                log.warning("report_not_sent", error=exc.message, **exc.details)
             metrics.DEGRADATION_LEVEL.set(self.level)
             await self._clock.sleep(self._settings.interval_s)
+
+    def _report(self) -> dict[str, Any]:
+        exempt = self._settings.exempt
+        return {
+            "worker": self._worker_id,
+            "lag": 0 if exempt else self._lag(),
+            "memory": 0.0 if exempt else self._memory.fraction(),
+        }
 
     def judge(self, report: Mapping[str, Any]) -> None:
         """Take a report (on the owner of the control partition, inside its stream).

@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from aiokafka.errors import KafkaError, KafkaTimeoutError
+from faust.exceptions import ProducerSendError
 from faust.transport.drivers.aiokafka import Producer as AiokafkaProducer
 from faust.types import TP
 
@@ -112,6 +113,13 @@ class Producer(AiokafkaProducer):
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
         return task
+
+    async def send(self, topic: str, *args: Any, **options: Any) -> Awaitable[Any]:
+        """As Faust's. Raises `LogError` when the log does not take the record."""
+        try:
+            return await super().send(topic, *args, **options)  # type: ignore[no-any-return]
+        except (ProducerSendError, KafkaError) as exc:
+            raise LogError(f"{topic} did not take a record: {exc!r}", topic=topic) from exc
 
     def _new_builder(self) -> Any:
         producer = self._ensure_producer()

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from k2.degradation.levels import Level
+from k2.errors import K2Error, LogError
 from k2.settings import Degradation
 from k2.steps.control import KEY, ControlStep
 from k2.testing.clock import ManualClock, turns
@@ -27,6 +29,7 @@ class Worker:
     options: dict[str, Any] = field(default_factory=dict)
     lag: int = 0
     sent: list[dict[str, Any]] = field(default_factory=list)
+    refused: K2Error | None = None
     step: ControlStep = field(init=False)
 
     def __post_init__(self) -> None:
@@ -41,6 +44,8 @@ class Worker:
         )
 
     async def _send(self, *, value: dict[str, Any]) -> None:
+        if self.refused is not None:
+            raise self.refused
         self.sent.append(value)
 
     def report(self, worker: str, lag: int = 0, memory: float = 0.0) -> Level:
@@ -122,6 +127,19 @@ async def test_every_worker_reports_lag_and_memory(owner: Worker) -> None:
     task.cancel()
     assert [(r["worker"], r["lag"]) for r in owner.sent] == [("w1", 42), ("w1", 43)]
     assert all(0 < report["memory"] < 1 for report in owner.sent)
+
+
+async def test_a_log_that_takes_no_report_is_waited_for(owner: Worker) -> None:
+    owner.refused = LogError("k2.degradation.control did not take a record")
+    task = asyncio.create_task(owner.step.run())
+    with capture_logs() as said:
+        await turns()
+    assert [(line["event"], line["log_level"]) for line in said] == [("report_not_sent", "warning")]
+    owner.refused = None
+    await owner.clock.advance(1.0)
+    assert len(owner.sent) == 1
+    assert not task.done()
+    task.cancel()
 
 
 async def test_an_exempt_worker_reports_nothing_to_worry_about(clock: ManualClock) -> None:

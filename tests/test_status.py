@@ -1,0 +1,143 @@
+"""What a worker says of itself while log or lake do not answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from faust.types import TP
+from structlog.testing import capture_logs
+
+from k2.errors import K2Error, LakeError, LogError
+from k2.lake.vector import Place, Position, Vector
+from k2.status import StatusBoard
+from k2.testing.clock import ManualClock
+from k2.topics import BINANCE_TRADES
+
+LOG = TP(BINANCE_TRADES.log, 0)
+PLACE = Place("epoch", BINANCE_TRADES.validated, 0)
+
+
+class Table:
+    """A pinned table that is one commit behind until it is refreshed."""
+
+    def __init__(self) -> None:
+        self.stored = Vector.empty()
+        self.error: K2Error | None = None
+
+    def vector(self) -> Vector:
+        return self.stored
+
+    def refresh(self) -> None:
+        if self.error is not None:
+            raise self.error
+        self.stored = Vector({PLACE: Position(5, 4)})
+
+
+class Worker:
+    """The parts a status board looks at: one partition of a log, read up to `position`."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock = clock
+        self.position, self.bounds = 5, (0, 5)
+        self.error: K2Error | None = None
+        self.app = SimpleNamespace(
+            transport=SimpleNamespace(bounds=self._bounds),
+            consumer=SimpleNamespace(assignment=lambda: {LOG}),
+        )
+        self.source = SimpleNamespace(
+            queued=0, in_flight=0, counts=SimpleNamespace(frames=0, trades=0, quotes=0)
+        )
+        self.validate = SimpleNamespace(
+            in_flight=0,
+            next_offsets=lambda: {LOG: self.position},
+            counts=SimpleNamespace(records=0),
+        )
+        self.sink = SimpleNamespace(
+            pending_rows=0,
+            read_to=dict,
+            counts=dict,
+            vectors=lambda: {"trades": Vector({PLACE: Position(5, 4)})},
+        )
+        self.shed = SimpleNamespace(pending=dict)
+        self.table = Table()
+        self.lake = SimpleNamespace(pinned={"trades": self.table})
+        self.hot = SimpleNamespace(observe=lambda: None)
+
+    async def _bounds(self, tps: Collection[TP]) -> dict[TP, tuple[int, int]]:
+        if self.error is not None:
+            raise self.error
+        return dict.fromkeys(tps, self.bounds)
+
+
+@pytest.fixture
+def worker() -> Worker:
+    return Worker(ManualClock())
+
+
+@pytest.fixture
+def board(worker: Worker) -> StatusBoard:
+    made: Any = worker
+    return StatusBoard(made)
+
+
+async def test_everything_read_and_stored_is_drained(board: StatusBoard) -> None:
+    await board.look()
+    assert (board.drained, board.lag) == (True, 0)
+
+
+async def test_a_log_that_does_not_answer_is_said_once_and_is_not_drained(
+    worker: Worker, board: StatusBoard
+) -> None:
+    await board.look()
+    worker.error = LogError("Kafka at kafka:9092 did not answer: timed out", servers="kafka:9092")
+    with capture_logs() as said:
+        await board.look()
+        await board.look()
+    (line,) = said
+    assert line["event"] == "status_unknown"
+    assert line["log_level"] == "warning"
+    assert "kafka:9092 did not answer" in line["error"]
+    assert (board.drained, board.read_through) == (False, False)
+    worker.error = None
+    await board.look()
+    assert board.drained
+
+
+async def test_a_lake_that_cannot_show_the_commits_is_not_drained(
+    worker: Worker, board: StatusBoard
+) -> None:
+    worker.table.error = LakeError("the catalog did not answer")
+    with capture_logs() as said:
+        await board.look()
+    assert [line["error"] for line in said] == ["the catalog did not answer"]
+    assert not board.drained
+    worker.table.error = None
+    await board.look()
+    assert board.drained
+
+
+async def test_a_defect_is_not_taken_for_an_outage(worker: Worker, board: StatusBoard) -> None:
+    worker.validate.next_offsets = lambda: {LOG: None}
+    with pytest.raises(TypeError):
+        await asyncio.wait_for(board.run(), 10)
+
+
+@pytest.mark.parametrize(
+    ("position", "bounds", "lag"),
+    [
+        (5, (0, 9), 4),
+        (0, (7, 9), 2),  # what retention deleted is not there to be read
+        (9, (9, 9), 0),
+        (12, (0, 9), 0),  # an end asked for just before
+    ],
+)
+async def test_lag_is_what_is_still_to_be_read(
+    worker: Worker, board: StatusBoard, position: int, bounds: tuple[int, int], lag: int
+) -> None:
+    worker.position, worker.bounds = position, bounds
+    await board.look()
+    assert board.lag == lag
