@@ -30,13 +30,17 @@ _QUIET = ("aiokafka", "pyiceberg", "urllib3", "faust", "mode")
 _HEARD = ("faust.worker", "faust.app.base")
 
 
+def json_lines(log_format: str) -> bool:
+    """Whether standard error carries JSON objects, one a line, and nothing else."""
+    return log_format == "json" or (log_format != "console" and not sys.stderr.isatty())
+
+
 def formatter_config(settings: Settings) -> dict[str, Any]:
     """A `logging.config` dictionary; Faust's worker is given the same one."""
-    json_lines = settings.core.log_format == "json" or (
-        settings.core.log_format == "auto" and not sys.stderr.isatty()
-    )
     renderer: Any = (
-        structlog.processors.JSONRenderer() if json_lines else structlog.dev.ConsoleRenderer()
+        structlog.processors.JSONRenderer()
+        if json_lines(settings.core.log_format)
+        else structlog.dev.ConsoleRenderer()
     )
     return {
         "version": 1,

@@ -6,10 +6,13 @@ import json
 import os
 import sys
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
+from faust.cli.worker import worker as faust_worker
 
 from k2.errors import ConfigError
+from k2.log import json_lines
 from k2.setting_names import unknown_variables
 from k2.settings import Settings, settings
 
@@ -30,8 +33,7 @@ def settings_or_exit() -> Settings:
 
 def _told(message: str) -> str:
     """As the worker's log would have it; how it is set up cannot be asked any more."""
-    wish = os.environ.get("K2_LOG_FORMAT", "auto")
-    if wish == "console" or (wish != "json" and sys.stderr.isatty()):
+    if not json_lines(os.environ.get("K2_LOG_FORMAT", "auto")):
         return f"k2: {message}"
     return json.dumps(
         {
@@ -47,3 +49,14 @@ def warn_of_unknown_variables() -> None:
     """A misspelt setting is a warning, not an error: other programs may own a `K2_` of theirs."""
     for unknown in unknown_variables():
         log.warning("setting_unknown", variable=unknown.name, message=unknown.message)
+
+
+class worker(faust_worker):  # type: ignore[misc] # noqa: N801 - its name is the command's
+    """Start a K2 worker."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Faust's banner and its words at Ctrl-C are for people; a program that reads the log
+        # expects JSON on every line.
+        if json_lines(settings().core.log_format):
+            self.quiet = True

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from tests.e2e.harness import Stack
 
 
 def start(directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -37,3 +42,20 @@ def test_a_wrong_setting_is_one_plain_line_on_a_console(tmp_path: Path) -> None:
     assert ended.returncode == 2
     assert ended.stderr.startswith("k2: K2_API_PORT='x' is not usable; allowed: a whole number")
     assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.timeout(120)
+async def test_a_log_in_json_is_json_on_every_line_from_start_to_stop(tmp_path: Path) -> None:
+    async with Stack(tmp_path) as stack:
+        await stack.start_worker(
+            K2_BINANCE_ENABLED="false", K2_LOG_FORMAT="json", K2_API_PROT="8000"
+        )
+        assert stack.worker is not None
+        os.kill(stack.worker.pid, signal.SIGINT)
+        assert await stack.worker.ended(30)
+        lines = [json.loads(line) for line in stack.log_file.read_text().splitlines()]
+    events = [line["event"] for line in lines]
+    assert "worker_ready" in events
+    assert [line["path"] for line in lines if line["event"] == "http_request"] == []
+    (unknown,) = [line for line in lines if line["event"] == "setting_unknown"]
+    assert "did you mean K2_API_PORT?" in unknown["message"]

@@ -62,8 +62,9 @@ def _done(request: web.Request, status: int, duration_s: float) -> None:
     resource = request.match_info.route.resource
     route = resource.canonical if resource is not None else "(none)"
     rows = request.get(ROWS, 0)
-    # What watches ask all the time is worth a line only when it goes wrong.
-    watched = status < 400 and request.path in _WATCHED
+    # What watches ask all the time is worth a line only when it goes wrong; that a worker is not
+    # ready yet is what a probe asks for, and the worker's own lines say why.
+    watched = request.path in _WATCHED and (status < 400 or _is_not_ready(request.path, status))
     (log.debug if watched else log.info)(
         "http_request",
         method=request.method,
@@ -75,6 +76,10 @@ def _done(request: web.Request, status: int, duration_s: float) -> None:
     )
     context = request.config_dict[CONTEXT]
     context.observe(RequestDone(request.method, route, status, duration_s, rows))
+
+
+def _is_not_ready(path: str, status: int) -> bool:
+    return status == 503 and path.startswith("/health")
 
 
 async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
