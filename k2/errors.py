@@ -26,6 +26,12 @@ class ConfigError(K2Error):
     code = "config"
 
 
+class ServiceError(K2Error):
+    """A service that K2 started for tests or development did not start, or ended."""
+
+    code = "service"
+
+
 class SchemaError(K2Error):
     """A schema is missing, unreadable, or refused by the registry."""
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dotenv import dotenv_values
+from pydantic.fields import FieldInfo
 
+from k2.setting_files import SUFFIX, is_secret
 from k2.settings import GROUPS, variable
 
 _PREFIX = "K2_"
@@ -32,8 +34,17 @@ class Unknown(NamedTuple):
 
 
 def known_variables() -> list[str]:
-    """Every setting's variable."""
-    return [variable(group, field) for group in GROUPS.values() for field in group.model_fields]
+    """Every setting's variable; of a secret also the one that names a file."""
+    return [
+        name
+        for group in GROUPS.values()
+        for field, known in group.model_fields.items()
+        for name in _names(variable(group, field), known)
+    ]
+
+
+def _names(name: str, field: FieldInfo) -> list[str]:
+    return [name, f"{name}{SUFFIX}"] if is_secret(field) else [name]
 
 
 def unknown_among(names: Iterable[str], origin: str) -> list[Unknown]:

@@ -1,6 +1,7 @@
 """Every setting of K2: name, unit, default and reason, in groups.
 
-A setting comes from the environment (`K2_...`), else from an `.env` file, else from its default.
+A setting comes from the environment (`K2_...`), else from an `.env` file, else from its default. A
+secret may be in a file instead, which `K2_..._FILE` names.
 `docs/configuration.md` is generated from this module.
 """
 
@@ -19,10 +20,16 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from k2 import setting_types as types
 from k2.errors import ConfigError
+from k2.setting_files import SecretFiles
 from k2.sources.plan import plan_sessions
 
 LOCAL_API_KEY = "k2-dev-api-key-2026"
@@ -39,6 +46,18 @@ class _Group(BaseSettings):
         allow_inf_nan=False,
         str_strip_whitespace=True,
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - theirs, not ours
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The first that has a value wins."""
+        return init_settings, env_settings, SecretFiles(settings_cls), dotenv_settings
 
     @field_validator("*", mode="before")
     @classmethod
@@ -100,6 +119,13 @@ class Kafka(_Group):
         "",
         description="Confluent-compatible registry; empty: a file registry in the data directory.",
     )
+    schema_registry_username: str = Field("", description="For basic authentication.")
+    schema_registry_password: SecretStr = Field(
+        SecretStr(""), description="For basic authentication."
+    )
+    schema_registry_ca_file: types.OptionalFile = Field(
+        "", description="CA bundle for a registry at https://; empty: the system's."
+    )
     partitions: int = Field(
         16, ge=1, le=1024, description="Of every market topic; immutable once topics exist."
     )
@@ -140,6 +166,11 @@ class Kafka(_Group):
     ssl_ca_file: types.OptionalFile = Field(
         "", description="CA bundle for an SSL protocol; empty: the system's."
     )
+    ssl_cert_file: types.OptionalFile = Field(
+        "", description="Our certificate (PEM), where the brokers ask for one."
+    )
+    ssl_key_file: types.OptionalFile = Field("", description="Its private key (PEM).")
+    ssl_key_password: SecretStr = Field(SecretStr(""), description="Of an encrypted private key.")
     retention_days: int = Field(90, ge=1, description="Of the logs of record, days.")
     fsync_s: float = Field(
         1.0, ge=0, description="Embedded log: seconds between fsyncs; 0 syncs every append."
@@ -155,6 +186,12 @@ class Iceberg(_Group):
 
     catalog_uri: types.CatalogUri = Field(
         "", description="`http(s)://…` (REST) or `postgresql+psycopg2://…`; empty: SQLite."
+    )
+    catalog_password: SecretStr = Field(
+        SecretStr(""), description="Of a SQL catalog, instead of one in the URI."
+    )
+    catalog_token: SecretStr = Field(
+        SecretStr(""), description="Bearer token of a REST catalog; empty: none."
     )
     warehouse: str = Field("", description="Base location of tables; empty: the data directory.")
     s3_endpoint: types.HttpUrl = Field("", description="S3 endpoint for a warehouse at s3://.")

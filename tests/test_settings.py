@@ -182,3 +182,35 @@ def test_misspelt_variables_are_told_with_the_nearest_setting(monkeypatch, tmp_p
         ("K2_LOGLEVEL", "environment", "K2_LOG_LEVEL"),
         ("K2_ROLE", ".env", "K2_ROLES"),
     ]
+
+
+def test_a_secret_may_be_in_a_file(monkeypatch, tmp_path):
+    file = tmp_path / "key"
+    file.write_text("from-a-file\n")
+    monkeypatch.setenv("K2_API_KEY_FILE", str(file))
+    assert load_settings().api.key.get_secret_value() == "from-a-file"
+    monkeypatch.setenv("K2_API_KEY", "also-here")
+    with pytest.raises(ConfigError, match="K2_API_KEY and K2_API_KEY_FILE are both set"):
+        load_settings()
+
+
+def test_a_secret_file_wins_over_the_dotenv_file_and_may_be_named_there(monkeypatch, tmp_path):
+    (tmp_path / "key").write_text("from-a-file")
+    (tmp_path / ".env").write_text(f"K2_API_KEY_FILE={tmp_path / 'key'}\n")
+    assert load_settings().api.key.get_secret_value() == "from-a-file"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [(None, "cannot be read"), (b" \n", "empty"), (b"\xff\xfe", "not text")]
+)
+def test_an_unusable_secret_file_is_named(monkeypatch, tmp_path, content, told):
+    if content is not None:
+        (tmp_path / "key").write_bytes(content)
+    monkeypatch.setenv("K2_KAFKA_SASL_PASSWORD_FILE", str(tmp_path / "key"))
+    with pytest.raises(ConfigError, match=rf"K2_KAFKA_SASL_PASSWORD_FILE=.*{told}"):
+        load_settings()
+
+
+def test_only_secrets_may_be_in_files():
+    found = unknown_among(["K2_API_KEY_FILE", "K2_API_PORT_FILE", "K2_KAFKA_SSL_CA_FILE"], "here")
+    assert [one.name for one in found] == ["K2_API_PORT_FILE"]

@@ -10,22 +10,26 @@ import click
 from dotenv import dotenv_values
 from pydantic import SecretStr
 
+from k2.setting_files import SUFFIX, file_variables, is_secret
 from k2.setting_names import unknown_variables
 from k2.setting_types import without_password
 from k2.settings import GROUPS, load_settings, variable
 
 
 def effective() -> list[tuple[str, str, str]]:
-    """(variable, value, origin) of every setting; origin is environment, .env or default."""
+    """(variable, value, origin) of every setting; origin: environment, file, .env or default."""
     settings = load_settings()
     dotenv = {name.upper() for name in dotenv_values(".env")} if Path(".env").exists() else set()
     environment = {name.upper() for name in os.environ}
+    files = file_variables()
     rows = []
     for name, group in GROUPS.items():
         values = getattr(settings, name)
         for field in group.model_fields:
             key = variable(group, field)
             origin = "environment" if key in environment else ".env" if key in dotenv else "default"
+            if is_secret(group.model_fields[field]) and f"{key}{SUFFIX}" in files:
+                origin = "file"
             rows.append((key, _shown(getattr(values, field)), origin))
     return rows
 

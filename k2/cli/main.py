@@ -21,6 +21,10 @@ _COMMANDS = {
         "Print the effective settings and where each came from",
     ),
     "demo": ("k2.cli.demo:demo", "Run the whole platform on this machine: market data in, SQL out"),
+    "dev": (
+        "k2.cli.dev:dev",
+        "Kafka, registry, S3, catalog and PostgreSQL without containers",
+    ),
     "dlq": ("k2.cli.dlq:dlq", "Look at dead letters, and put them into the log again"),
     "docs": ("k2.cli.docs:docs", "Write the reference pages that come from the code"),
     "exchange": (

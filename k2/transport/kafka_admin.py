@@ -262,7 +262,12 @@ class KafkaAdmin:
 def _tell(loop: asyncio.AbstractEventLoop, arrived: asyncio.Future[None]) -> None:
     """Wake who waits for an answer; called in librdkafka's thread."""
     with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-        loop.call_soon_threadsafe(lambda: arrived.done() or arrived.set_result(None))
+        loop.call_soon_threadsafe(_wake, arrived)
+
+
+def _wake(arrived: asyncio.Future[None]) -> None:
+    if not arrived.done():
+        arrived.set_result(None)
 
 
 def _missing(name: str) -> LogError:
