@@ -1,10 +1,12 @@
-"""How old a record is when queries can first see it, and what each symbol does right now."""
+"""How old a record is when queries can first see it, and what each symbol does right now.
+
+For the event loop only: what is asked and what is noted never overlap.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import heapq
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -13,22 +15,47 @@ import pyarrow as pa
 
 from k2 import metrics
 from k2.clock import Clock
-from k2.codec.avro import Codec
-from k2.pipeline.cover import CoverReader
-from k2.steps.rows import RowPart, RowReader
-from k2.transport.batch import LogBatch
 
 #: Newest samples that percentiles are taken over.
 _SAMPLES = 20_000
-_RATE_WINDOW_S = 5.0
+_RATE_WINDOW_S = 5
+#: Seconds counted: the running one, and what the window reaches back into.
+_SECONDS = _RATE_WINDOW_S + 1
 _SYMBOLS_SHOWN = 20
+_KINDS = ("trades", "quotes")
 
 
-@dataclass(slots=True)
-class _Symbol:
-    last_price: str | None = None
-    last_us: int = -1
-    arrivals: dict[str, deque[tuple[float, int]]] = field(default_factory=dict)
+class _Rates:
+    """Records per symbol and second, as one array: rows are symbols, columns a ring of seconds."""
+
+    def __init__(self) -> None:
+        self._counts: npt.NDArray[np.int64] = np.zeros((64, _SECONDS), np.int64)
+        self._second = 0
+
+    def add(self, rows: npt.NDArray[np.intp], counts: npt.NDArray[np.intp], now_s: float) -> None:
+        """Count records of symbols by their row; each row once."""
+        self._move_to(int(now_s))
+        missing = int(rows.max()) + 1 - len(self._counts)
+        if missing > 0:
+            more = np.zeros((max(missing, len(self._counts)), _SECONDS), np.int64)
+            self._counts = np.concatenate((self._counts, more))
+        self._counts[rows, self._second % _SECONDS] += counts
+
+    def per_s(self, symbols: int, now_s: float) -> npt.NDArray[np.float64]:
+        """Over the window: the oldest second counts by what of it is left."""
+        self._move_to(int(now_s))
+        weights = np.ones(_SECONDS)
+        weights[(self._second + 1) % _SECONDS] = 1.0 - now_s % 1.0
+        rates = np.zeros(symbols)
+        known = self._counts[:symbols] @ weights / _RATE_WINDOW_S
+        rates[: len(known)] = known
+        return rates
+
+    def _move_to(self, second: int) -> None:
+        passed = min(second - self._second, _SECONDS)
+        for step in range(passed):
+            self._counts[:, (second - step) % _SECONDS] = 0
+        self._second = max(self._second, second)
 
 
 class Freshness:
@@ -38,7 +65,10 @@ class Freshness:
         self._clock = clock
         self._samples: npt.NDArray[np.float64] = np.empty(_SAMPLES)
         self._count = 0
-        self._symbols: dict[str, _Symbol] = {}
+        self._rows: dict[str, int] = {}
+        self._rates = {kind: _Rates() for kind in _KINDS}
+        #: Exchange time and price of the latest trade, by symbol.
+        self._last: dict[str, tuple[int, Decimal]] = {}
 
     def percentiles_ms(self) -> dict[str, float | int | None]:
         """p50 and p99 of socket-to-visible over the newest samples; negative ages count as 0."""
@@ -51,64 +81,55 @@ class Freshness:
     def symbols(self) -> list[dict[str, Any]]:
         """Last price and rates of the busiest symbols."""
         now_s = self._clock.monotonic_s()
-        rows = []
-        for name, symbol in self._symbols.items():
-            trades = _rate(symbol.arrivals, "trades", now_s)
-            quotes = _rate(symbol.arrivals, "quotes", now_s)
-            row = {"symbol": name, "last_price": symbol.last_price}
-            rows.append((-trades - quotes, {**row, "trades_per_s": trades, "quotes_per_s": quotes}))
-        rows.sort(key=lambda entry: (entry[0], str(entry[1]["symbol"])))
-        return [row for _, row in rows[:_SYMBOLS_SHOWN]]
+        count = len(self._rows)
+        trades, quotes = (self._rates[kind].per_s(count, now_s) for kind in _KINDS)
+        busiest = heapq.nsmallest(
+            _SYMBOLS_SHOWN, zip((-trades - quotes).tolist(), self._rows, strict=True)
+        )
+        return [
+            {
+                "symbol": symbol,
+                "last_price": self._last_price(symbol),
+                "trades_per_s": round(float(trades[self._rows[symbol]]), 1),
+                "quotes_per_s": round(float(quotes[self._rows[symbol]]), 1),
+            }
+            for _, symbol in busiest
+        ]
 
     def observe(self, kind: str, rows: pa.RecordBatch) -> None:
+        """Note rows that queries can see from now on; `kind`: trades or quotes."""
         if not rows.num_rows:
             return
         received = rows.column("receive_timestamp").cast(pa.int64()).to_numpy()
         ages_ms = np.maximum(0.0, (self._clock.now_us() - received) / 1_000)
         self._keep(ages_ms[-_SAMPLES:])
         metrics.FRESHNESS.labels(kind).observe(float(ages_ms[-1]) / 1_000)
-        self._note(kind, rows)
+        encoded = rows.column("symbol").dictionary_encode()
+        names: list[str] = encoded.dictionary.to_pylist()
+        codes = encoded.indices.to_numpy()
+        places = np.array([self._rows.setdefault(name, len(self._rows)) for name in names])
+        counts = np.bincount(codes, minlength=len(names))
+        self._rates[kind].add(places, counts, self._clock.monotonic_s())
+        if kind == "trades":
+            self._note_prices(rows, names, codes)
 
     def _keep(self, ages_ms: npt.NDArray[np.float64]) -> None:
         places = (self._count + np.arange(len(ages_ms))) % _SAMPLES
         self._samples[places] = ages_ms
         self._count += len(ages_ms)
 
-    def _note(self, kind: str, rows: pa.RecordBatch) -> None:
-        encoded = rows.column("symbol").dictionary_encode()
-        codes = encoded.indices.to_numpy()
-        names = encoded.dictionary.to_pylist()
-        counts = np.bincount(codes, minlength=len(names)).tolist()
-        now_s = self._clock.monotonic_s()
-        for name, count in zip(names, counts, strict=True):
-            symbol = self._symbols.setdefault(name, _Symbol())
-            symbol.arrivals.setdefault(kind, deque(maxlen=1_000)).append((now_s, count))
-        if kind == "trades":
-            prices, times = rows.column("price"), rows.column("timestamp")
-            # The last row of each symbol in this batch; later assignments win.
-            last = dict(zip(codes.tolist(), range(len(codes)), strict=True))
-            for code, row in last.items():
-                symbol, at_us = self._symbols[names[code]], times[row].value
-                if at_us >= symbol.last_us:
-                    symbol.last_us = at_us
-                    symbol.last_price = f"{prices[row].as_py():f}".rstrip("0").rstrip(".")
+    def _note_prices(
+        self, rows: pa.RecordBatch, names: list[str], codes: npt.NDArray[np.int32]
+    ) -> None:
+        newest = np.zeros(len(names), np.intp)
+        newest[codes] = np.arange(len(codes))  # of equal codes the last assignment stays
+        prices = rows.column("price").take(pa.array(newest)).to_pylist()
+        times = rows.column("timestamp").cast(pa.int64()).to_numpy()[newest].tolist()
+        for name, at_us, price in zip(names, times, prices, strict=True):
+            if name not in self._last or at_us >= self._last[name][0]:
+                self._last[name] = (at_us, price)
 
-
-def _rate(arrivals: Mapping[str, deque[tuple[float, int]]], kind: str, now_s: float) -> float:
-    recent = [count for at_s, count in arrivals.get(kind, ()) if now_s - at_s <= _RATE_WINDOW_S]
-    return round(sum(recent) / _RATE_WINDOW_S, 1)
-
-
-class ObservedRows(RowReader):
-    """A row reader whose rows are observed on their way to the tail."""
-
-    def __init__(self, kind: str, codec: Codec, freshness: Freshness) -> None:
-        super().__init__(kind, codec)
-        self._kind_seen = kind
-        self._freshness = freshness
-
-    def read(self, batch: LogBatch, cover: CoverReader) -> list[RowPart]:
-        parts = super().read(batch, cover)
-        for part in parts:
-            self._freshness.observe(self._kind_seen, part.rows)
-        return parts
+    def _last_price(self, symbol: str) -> str | None:
+        if symbol not in self._last:
+            return None
+        return f"{self._last[symbol][1]:f}".rstrip("0").rstrip(".")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
+import pyarrow as pa
 import structlog
+from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from k2 import metrics
 from k2.clock import Clock
 from k2.codecs import Codecs
 from k2.errors import K2Error
-from k2.freshness import Freshness, ObservedRows
+from k2.freshness import Freshness
 from k2.lake.tables import GAPS, QUOTES, TRADES
 from k2.lakehouse import Lakehouse
 from k2.query.database import S3Access, open_database
@@ -21,11 +24,14 @@ from k2.query.engine import QueryEngine, Source
 from k2.query.feed import TailFeed
 from k2.query.tail import Tail
 from k2.settings import Settings
+from k2.steps.rows import RowReader
 from k2.topics import MARKET_TOPICS
 
 log = structlog.get_logger(__name__)
 
-_AGAIN_S = 1.0
+_AGAIN_S: Final = 1.0
+#: What log, lake and memory may answer; the tail is a copy, so reading it again mends all of them.
+_PASSING: Final = (K2Error, KafkaError, OSError, pa.ArrowException)
 
 
 class HotSide:
@@ -90,8 +96,9 @@ class HotSide:
                 self._feeds[name] = feed
                 await feed.start(self._lake.pinned[name].vector(), epochs, await self._bounds(name))
                 await feed.run()
-            except K2Error as exc:
-                log.warning("tail_interrupted", table=name, error=exc.message, **exc.details)
+            except _PASSING as exc:
+                details = exc.details if isinstance(exc, K2Error) else {"kind": type(exc).__name__}
+                log.warning("tail_interrupted", **{**details, "table": name, "error": str(exc)})
                 await self._clock.sleep(_AGAIN_S)
             finally:
                 await reader.stop()
@@ -102,11 +109,12 @@ class HotSide:
         return TailFeed(
             reader,
             self.tails[name],
-            ObservedRows(name, self._codecs.of(topic.log), self.freshness),
+            RowReader(name, self._codecs.of(topic.log)),
             self._clock,
             committed=lambda: self.engine.committed(name),
             max_minutes=query.tail_minutes,
             max_bytes=query.tail_max_mb * 1024 * 1024,
+            observe=functools.partial(self.freshness.observe, name),
         )
 
     async def _bounds(self, name: str) -> dict[TP, int]:

@@ -297,9 +297,9 @@ class Worker:
         )
 
     async def _checkpoint_idle(self) -> None:
-        while True:
-            await self.clock.sleep(1.0)
+        while self.failure is None:
             await self.validate.checkpoint_due()
+            await self.clock.sleep(1.0)
 
     async def drain(self) -> None:
         """Before the app stops: what was received goes into the log, what was read into the lake.

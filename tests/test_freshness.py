@@ -6,18 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from k2.codecs import Codecs
-from k2.freshness import _SAMPLES, Freshness, ObservedRows
-from k2.pipeline.cover import CoverReader
-from k2.pipeline.groups import Cut, Records, in_groups
+from k2.freshness import _SAMPLES, Freshness
 from k2.records import to_lake
-from k2.steps.rows import RowReader
 from k2.testing.clock import ManualClock
-from k2.testing.log import MemoryLog
-from tests.steps.conftest import codecs
 from tests.steps.parts import EPOCH, QUOTES, TRADES, Record, quote_rows, trade_rows
-
-__all__ = ["codecs"]
 
 
 def rows(
@@ -78,7 +70,7 @@ async def test_symbols_have_rates_over_five_seconds_busiest_first(clock: ManualC
         {"symbol": "ETHUSDT", "last_price": "1.5", "trades_per_s": 1.0, "quotes_per_s": 4.0},
         {"symbol": "BTCUSDT", "last_price": "1.5", "trades_per_s": 3.0, "quotes_per_s": 0.0},
     ]
-    await clock.advance(5.1)
+    await clock.advance(6.0)
     assert [row["trades_per_s"] for row in freshness.symbols()] == [0.0, 0.0]
 
 
@@ -100,23 +92,25 @@ async def test_at_most_twenty_symbols_are_shown(clock: ManualClock) -> None:
     assert len(freshness.symbols()) == 20
 
 
-async def test_observed_rows_are_what_the_reader_gives(clock: ManualClock, codecs: Codecs) -> None:
-    log, freshness = MemoryLog(), Freshness(clock)
-    values = codecs.of(TRADES.log).encode(trade_rows([("BTCUSDT", 1)], clock.now_us()))
-    for group in in_groups(
-        Records(np.array([0]), [b"BTCUSDT"], list(values)),
-        topic=TRADES.validated,
-        partition=0,
-        epoch=EPOCH,
-        first=0,
-        last=0,
-        cut=Cut(10, 100_000),
-    ):
-        await log.send_batch(group)
-    batch = log.batch(TRADES.validated)
-    plain = RowReader("trades", codecs.of(TRADES.log))
-    observed = ObservedRows("trades", codecs.of(TRADES.log), freshness)
-    (want,) = plain.read(batch, CoverReader(TRADES.validated, 0))
-    (got,) = observed.read(batch, CoverReader(TRADES.validated, 0))
-    assert got.rows.equals(want.rows)
-    assert freshness.percentiles_ms()["samples"] == 1
+async def test_rates_slide_over_five_seconds(clock: ManualClock) -> None:
+    freshness = Freshness(clock)
+    for _ in range(12):
+        freshness.observe("trades", rows([("BTCUSDT", 1)] * 10, clock.now_us()))
+        await clock.advance(0.5)
+    # 20 a second; the oldest second of the window has just begun to leave it.
+    assert freshness.symbols()[0]["trades_per_s"] == 20.0
+    await clock.advance(2.5)
+    assert freshness.symbols()[0]["trades_per_s"] == 10.0
+    await clock.advance(1_000.0)
+    assert freshness.symbols()[0]["trades_per_s"] == 0.0
+
+
+async def test_many_symbols_are_each_counted(clock: ManualClock) -> None:
+    freshness = Freshness(clock)
+    names = [f"S{i:04}USDT" for i in range(500)]
+    freshness.observe("quotes", rows([(n, 1) for n in names[:3]], clock.now_us(), "quotes"))
+    freshness.observe("trades", rows([(n, 1) for n in names for _ in range(2)], clock.now_us()))
+    shown = freshness.symbols()
+    assert [row["symbol"] for row in shown] == names[:20]
+    assert {row["trades_per_s"] for row in shown} == {0.4}
+    assert [row["quotes_per_s"] for row in shown[:4]] == [0.2, 0.2, 0.2, 0.0]

@@ -157,6 +157,7 @@ def load(continuity: Continuity, state: State) -> None:
         track.last_offset = columns.one("last_offset")
         track.forgotten = columns.one("forgotten")
         _load_generation(track.current, columns, state.sessions)
+        continuity.forgot |= track.forgotten >= 0
         if columns.one("previous"):
             track.previous = continuity.generation()
             _load_generation(track.previous, columns, state.sessions)

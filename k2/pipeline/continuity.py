@@ -188,9 +188,16 @@ class Continuity:
         self.tracks: dict[str, Track] = {}
         self.session = b""
         self.evicted = False
+        #: Some symbol's lowest runs were let go.
+        self.forgot = False
 
     def __len__(self) -> int:
         return len(self.tracks)
+
+    @property
+    def may_ask(self) -> bool:
+        """True when the lake may be asked for ids of this very incarnation."""
+        return self.evicted or self.forgot
 
     def generation(self) -> Generation:
         """A generation of this feed's kind, without ids."""
@@ -256,6 +263,7 @@ class Continuity:
         track.mark = None
         runs = sum(1 for end in seen.ends if end <= highest)
         track.forgotten = max(track.forgotten, seen.forget(runs))
+        self.forgot = True
         # Ids seen since the lake was asked are among them: it is asked again.
         track.seeded &= not track.own
         if isinstance(track.current, Contiguous):

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import pyarrow as pa
 import structlog
 from faust.types import TP
 
@@ -36,6 +37,7 @@ class TailFeed:
     """One tail's reading of some validated topics.
 
     `committed`: the vector up to which the tail may drop rows (`QueryEngine.committed`).
+    `observe`: told of rows on the event loop, once queries can see them.
     Guarantee: the tail's low-water marks never claim a row that was not read. On any error the
     feed stops by raising; started again (`start` + `run`) it begins at the lake's vector anew.
     """
@@ -50,11 +52,12 @@ class TailFeed:
         committed: Callable[[], Vector],
         max_minutes: float,
         max_bytes: int,
+        observe: Callable[[pa.RecordBatch], None] = lambda _rows: None,
         poll_s: float = 0.5,
         trim_every_s: float = 1.0,
     ) -> None:
         self._reader, self._tail, self._rows, self._clock = reader, tail, rows, clock
-        self._committed = committed
+        self._committed, self._observe = committed, observe
         self._max_minutes, self._max_bytes = max_minutes, max_bytes
         self._poll_s, self._trim_every_s = poll_s, trim_every_s
         self._partitions: dict[TP, _Partition] = {}
@@ -121,6 +124,7 @@ class TailFeed:
                 # A new incarnation of the log of record, read from its first record on.
                 self._tail.start(place, -1)
             self._tail.add(place, part.rows, last=part.last, now_s=now_s)
+            self._observe(part.rows)
             partition.whole = True
 
     def lag(self) -> int:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
+import structlog
 from faust.types import TP
 
 from k2.clock import Clock
 from k2.codecs import Codecs
 from k2.degradation.tiers import Tiers, load_tiers
+from k2.errors import LakeError
 from k2.lake.seed import LakeSeeds, Seed
 from k2.lake.vector import Place
 from k2.lakehouse import Lakehouse
@@ -16,16 +20,31 @@ from k2.pipeline.validate import LaneCodecs, Validator
 from k2.settings import Settings
 from k2.topics import MarketTopic, parse
 
+log = structlog.get_logger(__name__)
+
 #: An epoch no log has: nothing is left out of a seed.
-_NO_EPOCH = ""
+_NO_EPOCH: Final = ""
+_FIRST_WAIT_S: Final = 0.1
+_LONGEST_WAIT_S: Final = 3.0
 
 
 class LakeSeeder:
-    """Ids that the lake has of one partition's symbols (`k2.pipeline.continuity.Seeder`)."""
+    """Ids that the lake has of one partition's symbols (`k2.pipeline.continuity.Seeder`).
+
+    A lake that does not answer is asked again as long as a commit would be; blocking. `wait` is
+    injected for tests.
+    """
 
     def __init__(
-        self, lake: Lakehouse, topic: MarketTopic, epoch: str, *, other_epochs: bool
+        self,
+        lake: Lakehouse,
+        topic: MarketTopic,
+        epoch: str,
+        *,
+        other_epochs: bool,
+        wait: Callable[[float], None] = time.sleep,
     ) -> None:
+        self._wait = wait
         self._lake = lake
         self._topic = topic
         self._epoch = epoch
@@ -34,11 +53,24 @@ class LakeSeeder:
     def __call__(self, symbols: Sequence[str], own_before: int | None) -> Mapping[str, Seed]:
         if own_before is None and not self._other_epochs:
             return {}
-        pinned = self._lake.reader.current(self._topic.data_type)
         # Rows of this very incarnation count for symbols that were let go. One that is stored
         # beyond `own_before` was emitted before a crash: its readers have it, dropping it again
         # changes nothing.
         excluded = self._epoch if own_before is None else _NO_EPOCH
+        deadline_s = self._lake.clock.monotonic_s() + self._lake.settings.iceberg.commit_retry_s
+        wait_s = _FIRST_WAIT_S
+        while True:
+            try:
+                return self._read(symbols, excluded)
+            except LakeError as exc:
+                if self._lake.clock.monotonic_s() >= deadline_s:
+                    raise
+                log.warning("seed_retry", topic=self._topic.log, error=exc.message, **exc.details)
+                self._wait(wait_s)
+                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+    def _read(self, symbols: Sequence[str], excluded: str) -> Mapping[str, Seed]:
+        pinned = self._lake.reader.current(self._topic.data_type)
         seeds = LakeSeeds(self._lake.reader, pinned)
         return seeds.seed_intervals(self._topic.exchange.upper(), symbols, excluded)
 
@@ -86,7 +118,7 @@ class Lanes:
         )
 
     def may_block(self, validator: Validator) -> bool:
-        return validator.continuity.evicted or self._seeded[validator.topic.log]
+        return validator.continuity.may_ask or self._seeded[validator.topic.log]
 
     def stored_through(self, tp: TP) -> int:
         topic = parse(tp.topic)[0]

@@ -1,29 +1,33 @@
 """Validate: a log of record to its validated topic, dead letters and gaps.
 
-Guarantee: outputs first, then state and position as one value, then the committed offset. After a
-crash the step begins at its checkpoint and writes the same groups again, which readers recognise by
-their covers. A batch the log refuses stops the worker.
+Guarantee: outputs first, then state and position as one value, then the committed offset, which
+never passes the checkpoint (`ceiling`); an event is acknowledged once its outputs are handed on.
+After a crash the step begins at its checkpoint and writes the same groups again, which readers
+recognise by their covers. A batch the log refuses stops the worker.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import structlog
 from faust.types import TP
 
 from k2 import metrics
 from k2.clock import Clock
+from k2.errors import LogError
+from k2.pipeline.checkpoint import Entry
 from k2.pipeline.validate import Outcome, Validator
 from k2.steps.publish import BatchProducer
 from k2.topics import MarketTopic, parse
 from k2.transport.batch import LogBatch
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 #: Batches of outputs on their way per partition before the next input is taken.
 _IN_FLIGHT = 32
@@ -71,15 +75,22 @@ class ValidateCounts:
 
 @dataclass(slots=True)
 class _Lane:
-    """One partition: its state, and the outputs and inputs not yet settled."""
+    """One partition: its state, and the outputs not yet settled.
+
+    `broken`: the state may be ahead of the outputs, which no checkpoint may be.
+    """
 
     validator: Validator
     outputs: deque[asyncio.Future[int]] = field(default_factory=deque)
-    inputs: deque[tuple[int, Any]] = field(default_factory=deque)
     checkpoint_s: float = 0.0
-    dirty: bool = False
+    broken: bool = False
     judging: asyncio.Lock = field(default_factory=asyncio.Lock)
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def dirty(self) -> bool:
+        """True when the stored checkpoint is behind."""
+        return self.validator.next_offset != self.validator.checkpointed_offset
 
     def settle(self) -> None:
         """Let go of acknowledged outputs, oldest first; raises what the log refused.
@@ -127,7 +138,10 @@ class ValidateStep:
 
     def keep(self, tps: Collection[TP]) -> None:
         """Forget every partition but these: others have them now."""
+        left = {tp.topic for tp in self._lanes.keys() - set(tps)}
         self._lanes = {tp: lane for tp, lane in self._lanes.items() if tp in tps}
+        for topic in left:
+            self._show_symbols(topic)
 
     def ceiling(self, tp: TP) -> int | None:
         """The committed offset must not pass the checkpoint."""
@@ -135,21 +149,30 @@ class ValidateStep:
         return None if lane is None else lane.validator.checkpointed_offset
 
     async def process(self, batch: LogBatch, token: Any) -> None:
-        """Validate one batch and hand on its outputs; `token` is acked after the checkpoint."""
-        lane = self._lanes[TP(batch.topic, batch.partition)]
-        async with lane.judging:
-            outcome = await self._judge(lane, batch)
-            lane.outputs.extend(self._producer.send_batch(out) for out in outcome.outputs)
-            lane.inputs.append((outcome.next_offset, token))
-            lane.dirty = True
-        self._count(batch, outcome)
+        """Validate one batch and hand on its outputs; then `token` is acked."""
+        tp = TP(batch.topic, batch.partition)
+        lane = self._lanes.get(tp)
+        if lane is None:
+            # It left while the batch was on its way; who has it now starts at the checkpoint.
+            token.ack()
+            return
+        await _to_its_end(self._take(lane, batch))
+        token.ack()
         while len(lane.outputs) > _IN_FLIGHT:
             # It stays in place: a checkpoint written meanwhile must wait for it too. A plain await
             # would cancel it with us.
             await asyncio.wait([lane.outputs[0]])
             lane.settle()
         if self._due(lane):
-            await self._checkpoint(TP(batch.topic, batch.partition), lane)
+            await self._checkpoint(tp, lane)
+
+    async def _take(self, lane: _Lane, batch: LogBatch) -> None:
+        async with lane.judging:
+            lane.broken = True
+            outcome = await self._judge(lane, batch)
+            lane.outputs.extend(self._producer.send_batch(out) for out in outcome.outputs)
+            lane.broken = False
+        self._count(batch, outcome)
 
     async def _judge(self, lane: _Lane, batch: LogBatch) -> Outcome:
         began_s = self._clock.monotonic_s()
@@ -170,7 +193,7 @@ class ValidateStep:
     async def checkpoint_all(self) -> None:
         """Write every checkpoint that is behind its lane."""
         for tp, lane in list(self._lanes.items()):
-            if lane.dirty:
+            if lane.dirty or lane.judging.locked():
                 await self._checkpoint(tp, lane)
 
     def next_offsets(self) -> dict[TP, int]:
@@ -189,33 +212,47 @@ class ValidateStep:
 
     async def _checkpoint(self, tp: TP, lane: _Lane) -> None:
         async with lane.writing:
-            async with lane.judging:
-                # State and position are taken in one step.
-                lane.validator.trim(self._factory.stored_through(tp))
-                entries, offset = lane.validator.checkpoint()
-                outputs = tuple(lane.outputs)
-                lane.dirty, lane.checkpoint_s = False, self._clock.monotonic_s()
-            try:
-                if outputs:
-                    await asyncio.wait(outputs)
-                lane.settle()
-                await self._table.store(tp, entries)
-            except BaseException:
-                lane.dirty = True
-                raise
+            frozen = await _to_its_end(self._freeze(tp, lane))
+            if frozen is None:
+                return
+            entries, offset, outputs = frozen
+            if outputs:
+                await asyncio.wait(outputs)
+            lane.settle()
+            await self._table.store(tp, entries)
             lane.validator.checkpointed(offset)
-            while lane.inputs and lane.inputs[0][0] <= offset:
-                lane.inputs.popleft()[1].ack()
         self.counts.checkpoints += 1
         metrics.CHECKPOINTS.labels(tp.topic).inc()
         metrics.CHECKPOINT_BYTES.labels(tp.topic).set(sum(len(value) for _, value in entries))
-        metrics.TRACKED_SYMBOLS.labels(tp.topic).set(
-            sum(
-                len(other.validator.continuity)
-                for place, other in self._lanes.items()
-                if place.topic == tp.topic
-            )
-        )
+        self._show_symbols(tp.topic)
+
+    async def _freeze(
+        self, tp: TP, lane: _Lane
+    ) -> tuple[list[Entry], int, tuple[asyncio.Future[int], ...]] | None:
+        """State and position taken in one step, and the outputs they rest on; None: nothing new."""
+        async with lane.judging:
+            if lane.broken:
+                raise LogError(
+                    f"{tp.topic}[{tp.partition}]: the outputs of a batch were not all handed on, "
+                    "so its state must not be stored; restart the worker, which goes on from the "
+                    "checkpoint before it",
+                    topic=tp.topic,
+                    partition=tp.partition,
+                )
+            if not lane.dirty:
+                return None
+            stored_through = self._factory.stored_through(tp)
+            # Thousands of symbols take a while to encode; the lock keeps the state as it is.
+            entries, offset = await asyncio.to_thread(_frozen, lane.validator, stored_through)
+            lane.checkpoint_s = self._clock.monotonic_s()
+            return entries, offset, tuple(lane.outputs)
+
+    def _show_symbols(self, topic: str) -> None:
+        lanes = [lane for tp, lane in self._lanes.items() if tp.topic == topic]
+        tracked = sum(len(lane.validator.continuity) for lane in lanes)
+        metrics.TRACKED_SYMBOLS.labels(topic).set(tracked)
+        if not lanes:
+            metrics.CHECKPOINT_BYTES.labels(topic).set(0)
 
     def _count(self, batch: LogBatch, outcome: Outcome) -> None:
         topic, found, counts = parse(batch.topic)[0], outcome.counts, self.counts
@@ -241,3 +278,14 @@ class ValidateStep:
         for shed in outcome.shed:
             counts.shed += shed.count
             metrics.MESSAGES_SHED.labels(str(shed.tier), "degradation").inc(shed.count)
+
+
+def _frozen(validator: Validator, stored_through: int) -> tuple[list[Entry], int]:
+    validator.trim(stored_through)
+    return validator.checkpoint()
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """`work` goes on when the caller is cancelled: a thread that changes state can't be called back
+    and must keep its lock."""
+    return await asyncio.shield(asyncio.ensure_future(work))

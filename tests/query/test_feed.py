@@ -108,7 +108,7 @@ def group(codec, offset: int, first: int, last: int, kept: list[int], epoch: str
     )
 
 
-async def fed(codec, batches, *, vector=None, earliest: int = 0, epoch: str = EPOCH):
+async def fed(codec, batches, *, vector=None, earliest: int = 0, epoch: str = EPOCH, **options):
     reader = ListReader(batches)
     tail = Tail(TRADES.arrow_schema)
     feed = TailFeed(
@@ -119,6 +119,7 @@ async def fed(codec, batches, *, vector=None, earliest: int = 0, epoch: str = EP
         committed=Vector.empty,
         max_minutes=15,
         max_bytes=10**9,
+        **options,
     )
     await feed.start(vector or Vector.empty(), {BINANCE_TRADES.log: epoch}, {READ: earliest})
     running = asyncio.create_task(feed.run())
@@ -155,6 +156,20 @@ async def test_groups_emitted_again_count_once(codec) -> None:
     again = [group(codec, 0, 0, 4, [0, 1, 4]), group(codec, 3, 0, 4, [0, 1, 4])]
     tail, _ = await fed(codec, [*again, group(codec, 6, 3, 8, [4, 6, 8])])
     assert sorted(held(tail)) == [0, 1, 4, 6, 8]
+
+
+async def test_rows_are_observed_on_the_event_loop_also_those_read_in_a_thread(codec) -> None:
+    seen = []
+
+    def observe(rows):
+        asyncio.get_running_loop()  # raises anywhere else
+        seen.append(rows.num_rows)
+
+    many = list(range(3, 2_503))
+    batches = [group(codec, 0, 0, 2, [0, 2]), group(codec, 2, 3, 2_502, many)]
+    tail, _ = await fed(codec, batches, observe=observe)
+    assert seen == [2, 2_500]
+    assert len(held(tail)) == 2_502
 
 
 async def test_reading_begins_at_the_lakes_position(codec) -> None:

@@ -7,7 +7,7 @@ import pytest
 from faust.types import TP
 
 from k2.codecs import Codecs
-from k2.errors import ConfigError
+from k2.errors import ConfigError, LakeError
 from k2.lake.vector import Position
 from k2.lakehouse import Lakehouse
 from k2.pipeline.validate import Validator
@@ -138,3 +138,45 @@ def test_a_tiers_file_that_is_not_there_is_told(
     other = settings.model_copy(update={"degradation": degradation})
     with pytest.raises(ConfigError, match="K2_DEGRADATION_TIERS_FILE='/nowhere"):
         Lanes(other, codecs, lake, lambda _t: EPOCH, clock, first_pending=lambda _tp: None)
+
+
+async def test_a_lane_that_let_ids_go_may_ask_the_lake(
+    lanes: Lanes, codecs: Codecs, lake: Lakehouse
+) -> None:
+    validator, _ = await judged(lanes, codecs, *btc(*range(1, 40, 2)))
+    validator.continuity.max_runs = 4
+    validator.trim(stored_through=100)
+    assert validator.continuity.tracks["BTCUSDT"].forgotten > 0
+    assert lanes.may_block(validator), "it must be judged in a thread"
+    again = lanes.make(TRADES, 0)
+    again.restore(validator.checkpoint()[0])
+    assert lanes.may_block(again)
+
+
+@pytest.mark.parametrize("failures", [2, 100])
+async def test_a_lake_that_is_away_is_asked_again_for_a_while(
+    lake: Lakehouse, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    store(lake, range(2, 5), OTHER_EPOCH)
+    left, waits = [failures], []
+    current = lake.reader.current
+
+    def away(table: str) -> object:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise LakeError("the catalog does not answer", table=table)
+        return current(table)
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        clock._now_s += seconds
+
+    monkeypatch.setattr(type(lake.reader), "current", lambda _self, table: away(table))
+    seeder = LakeSeeder(lake, TRADES, EPOCH, other_epochs=True, wait=wait)
+    if failures == 2:
+        assert list(seeder(["BTCUSDT"], None)) == ["BTCUSDT"]
+        assert waits == [0.1, 0.2]
+    else:
+        with pytest.raises(LakeError, match="does not answer"):
+            seeder(["BTCUSDT"], None)
+        assert sum(waits) >= lake.settings.iceberg.commit_retry_s

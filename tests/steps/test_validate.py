@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from faust.types import TP
@@ -14,7 +16,7 @@ from k2.degradation.levels import Level
 from k2.degradation.tiers import Tiers
 from k2.errors import LogError, RetentionGapError
 from k2.pipeline.cover import CoverReader
-from k2.pipeline.validate import LaneCodecs, Validator
+from k2.pipeline.validate import LaneCodecs, Outcome, Validator
 from k2.settings import Settings
 from k2.steps.validate import ValidateStep
 from k2.testing.clock import ManualClock, turns
@@ -123,7 +125,7 @@ def btc(*ids: int) -> list[Record]:
     return [("BTCUSDT", ident) for ident in ids]
 
 
-async def test_outputs_then_checkpoint_then_ack(bench: Bench) -> None:
+async def test_outputs_then_checkpoint_then_what_may_be_committed(bench: Bench) -> None:
     await bench.write(*btc(1, 2, 3))
     bench.log.hold()
     await bench.process()
@@ -131,15 +133,15 @@ async def test_outputs_then_checkpoint_then_ack(bench: Bench) -> None:
     bench.table.hold()
     storing = asyncio.ensure_future(bench.step.checkpoint_all())
     await turns()
-    assert (bench.checkpoint, bench.tokens.acked) == (None, [0]), "before the outputs are there"
+    assert (bench.checkpoint, bench.step.ceiling(HOME)) == (None, 0), "before the outputs are there"
+    assert bench.tokens.acked == [1], "a rebalance waits for what is judged, not for what is stored"
     assert bench.step.in_flight == 1
     bench.log.release()
     await turns()
-    assert (bench.table.stores, bench.tokens.acked) == (0, [0]), "before the checkpoint is stored"
-    assert bench.step.ceiling(HOME) == 0
+    assert (bench.table.stores, bench.step.ceiling(HOME)) == (0, 0), "before it is stored"
     bench.table.release()
     await storing
-    assert (bench.checkpoint, bench.tokens.acked) == (3, [1])
+    assert bench.checkpoint == 3
     assert bench.step.ceiling(HOME) == 3
     assert bench.step.in_flight == 0
 
@@ -153,14 +155,14 @@ async def test_a_checkpoint_is_due_after_its_interval_and_only_when_something_mo
     assert bench.table.stores == 0
     await bench.clock.advance(CHECKPOINT_S)
     await bench.step.checkpoint_due()
-    assert (bench.table.stores, bench.tokens.acked) == (1, [1])
+    assert (bench.table.stores, bench.step.ceiling(HOME)) == (1, 1)
     await bench.clock.advance(CHECKPOINT_S)
     await bench.step.checkpoint_due()
     await bench.step.checkpoint_all()
     assert bench.table.stores == 1
     await bench.write(*btc(2))
     await bench.process(start=1)
-    assert (bench.table.stores, bench.tokens.acked) == (2, [1, 1]), "process looks at the time too"
+    assert (bench.table.stores, bench.step.ceiling(HOME)) == (2, 2), "process looks at the time too"
     assert bench.step.counts.checkpoints == 2
 
 
@@ -185,10 +187,9 @@ async def test_a_checkpoint_written_while_process_waits_for_an_output_waits_for_
     oldest[0].set_result(oldest[1])
     await asyncio.gather(processing, storing)
     assert bench.checkpoint == 50
-    assert bench.tokens.acked == [1]
 
 
-async def test_what_is_processed_while_a_checkpoint_is_stored_is_not_acked_with_it(
+async def test_what_is_processed_while_a_checkpoint_is_stored_may_not_be_committed_with_it(
     bench: Bench,
 ) -> None:
     await bench.write(*btc(1, 2))
@@ -201,10 +202,8 @@ async def test_what_is_processed_while_a_checkpoint_is_stored_is_not_acked_with_
     assert bench.step.next_offsets() == {HOME: 3}
     bench.table.release()
     await storing
-    assert bench.tokens.acked == [1, 0]
     assert (bench.checkpoint, bench.step.ceiling(HOME)) == (2, 2)
     await bench.step.checkpoint_all()
-    assert bench.tokens.acked == [1, 1]
     assert (bench.checkpoint, bench.step.ceiling(HOME)) == (3, 3)
 
 
@@ -268,7 +267,6 @@ async def test_no_checkpoint_passes_an_output_the_log_refused(
         with pytest.raises(LogError, match="disk is full"):
             await other(bench)
     assert (bench.table.stores, bench.checkpoint) == (0, None)
-    assert not any(bench.tokens.acked)
     assert bench.step.ceiling(HOME) == 0
 
 
@@ -290,7 +288,7 @@ async def test_an_output_refused_behind_others_stays_known(bench: Bench) -> None
     assert bench.table.stores == 0
 
 
-async def test_a_checkpoint_that_cannot_be_stored_acks_nothing(
+async def test_a_checkpoint_that_cannot_be_stored_lets_nothing_be_committed(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(*_: object) -> None:
@@ -301,7 +299,7 @@ async def test_a_checkpoint_that_cannot_be_stored_acks_nothing(
     monkeypatch.setattr(bench.table, "store", refuse)
     with pytest.raises(LogError, match="changelog is away"):
         await bench.step.checkpoint_all()
-    assert (bench.tokens.acked, bench.step.ceiling(HOME)) == ([0], 0)
+    assert bench.step.ceiling(HOME) == 0
 
 
 async def test_a_checkpoint_given_up_halfway_gives_up_no_output(bench: Bench) -> None:
@@ -317,7 +315,7 @@ async def test_a_checkpoint_given_up_halfway_gives_up_no_output(bench: Bench) ->
     assert (bench.table.stores, bench.step.in_flight) == (0, 1)
     bench.log.release()
     await again
-    assert (bench.checkpoint, bench.tokens.acked) == (1, [1])
+    assert bench.checkpoint == 1
 
 
 async def test_two_checkpoints_at_once_are_stored_one_after_the_other(bench: Bench) -> None:
@@ -332,8 +330,73 @@ async def test_two_checkpoints_at_once_are_stored_one_after_the_other(bench: Ben
     await turns()
     bench.table.release()
     await asyncio.gather(first, second)
+    assert (bench.checkpoint, bench.table.stores) == (2, 2)
+
+
+async def test_a_checkpoint_is_of_the_state_at_its_moment_and_off_the_loop(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.write(*btc(1, 2))
+    await bench.process()
+    threads = []
+    freeze = Validator.checkpoint
+
+    def noted(validator: Validator) -> object:
+        threads.append(threading.current_thread())
+        return freeze(validator)
+
+    monkeypatch.setattr(Validator, "checkpoint", noted)
+    await bench.step.checkpoint_all()
+    assert threads
+    assert threading.main_thread() not in threads
     assert bench.checkpoint == 2
-    assert bench.tokens.acked == [1, 1]
+
+
+async def test_a_batch_that_was_not_wholly_handed_on_is_in_no_checkpoint(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_batch: object) -> None:
+        raise LogError("larger than a batch may be")
+
+    await bench.write(*btc(1))
+    await bench.process()
+    await bench.step.checkpoint_all()
+    await bench.write(*btc(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.log, "send_batch", refuse)
+        with pytest.raises(LogError, match="larger"):
+            await bench.process(start=1)
+    for way in (bench.step.checkpoint_all, bench.step.checkpoint_due):
+        await bench.clock.advance(CHECKPOINT_S)
+        with pytest.raises(LogError, match="not all handed on"):
+            await way()
+    assert (bench.checkpoint, bench.tokens.acked) == (1, [1, 0])
+
+
+async def test_a_batch_whose_agent_is_cancelled_is_judged_to_its_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.factory.blocking = True
+    may_go = threading.Event()
+    judge = Validator.apply
+
+    def slow(*arguments: Any) -> Outcome:
+        assert may_go.wait(10)
+        return judge(*arguments)
+
+    monkeypatch.setattr(Validator, "apply", slow)
+    await bench.write(*btc(1, 2))
+    processing = asyncio.ensure_future(bench.process())
+    await turns()
+    processing.cancel()
+    await asyncio.gather(processing, return_exceptions=True)
+    storing = asyncio.ensure_future(bench.step.checkpoint_all())
+    await turns()
+    assert bench.table.stores == 0
+    may_go.set()
+    await storing
+    assert bench.validated() == [0, 1]
+    assert bench.checkpoint == 2
 
 
 @pytest.mark.parametrize("blocking", [False, True])
@@ -421,3 +484,6 @@ async def test_a_partition_that_left_is_forgotten(bench: Bench) -> None:
     assert bench.step.ceiling(HOME) is None
     await bench.step.checkpoint_all()
     assert bench.table.stores == 0, "its new owner writes its checkpoints"
+    await bench.process()
+    assert bench.tokens.acked == [1, 1], "what was on its way is its new owner's too"
+    assert bench.validated() == [0]

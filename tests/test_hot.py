@@ -1,0 +1,86 @@
+"""The query side: a tail whose log fails reads again instead of stopping the worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+
+import pyarrow as pa
+import pytest
+from aiokafka.errors import KafkaConnectionError
+from faust.types import TP
+
+from k2.codecs import Codecs
+from k2.errors import CoverHoleError
+from k2.hot import HotSide
+from k2.lakehouse import Lakehouse
+from k2.settings import Settings
+from k2.testing.clock import ManualClock, eventually
+from k2.topics import MARKET_TOPICS
+from k2.transport.batch import LogBatch
+from tests.steps.conftest import clock, codecs, lake, settings
+from tests.steps.parts import EPOCH
+
+__all__ = ["clock", "codecs", "lake", "settings"]
+
+
+class Log:
+    """A transport and its readers; the first reading fails."""
+
+    def __init__(self, failure: BaseException) -> None:
+        self.failure = failure
+        self.started = 0
+        self.stopped = 0
+
+    def create_reader(self) -> Log:
+        return self
+
+    async def bounds(self, tps: Collection[TP]) -> dict[TP, tuple[int, int]]:
+        return dict.fromkeys(tps, (0, 0))
+
+    async def start(self, _positions: Mapping[TP, int]) -> None:
+        self.started += 1
+        if self.started <= 2:  # one for each tail
+            raise self.failure
+
+    async def getmany(self, _timeout_s: float) -> list[LogBatch]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def stop(self) -> None:
+        self.stopped += 1
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        KafkaConnectionError("no broker"),
+        OSError("no disk"),
+        pa.ArrowInvalid("no rows"),
+        CoverHoleError("no records", table="market", error="theirs"),
+    ],
+)
+async def test_a_tail_whose_log_fails_starts_again(
+    settings: Settings, codecs: Codecs, lake: Lakehouse, clock: ManualClock, failure: Exception
+) -> None:
+    transport = Log(failure)
+    hot = HotSide(settings, transport, lake, codecs, clock)
+    running = asyncio.ensure_future(hot.run({topic.log: EPOCH for topic in MARKET_TOPICS}))
+    await eventually(lambda: transport.started == 2)
+    assert not running.done()
+    await clock.advance(1.0)
+    await eventually(lambda: transport.started == 4)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert transport.stopped == 4
+    await hot.close()
+
+
+async def test_what_nobody_expects_stops_the_worker(
+    settings: Settings, codecs: Codecs, lake: Lakehouse, clock: ManualClock
+) -> None:
+    transport = Log(TypeError("a mistake of ours"))
+    hot = HotSide(settings, transport, lake, codecs, clock)
+    with pytest.raises(TypeError, match="a mistake of ours"):
+        await hot.run({topic.log: EPOCH for topic in MARKET_TOPICS})
+    await hot.close()
