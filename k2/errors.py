@@ -110,6 +110,12 @@ class CommitConflictError(LakeError):
     code = "commit_conflict"
 
 
+class SupersededError(LakeError):
+    """What the change was made for is no longer in the table; nothing was changed."""
+
+    code = "superseded"
+
+
 class StaleWriterError(LakeError):
     """The table holds a newer position for our partitions than the batch starts from."""
 

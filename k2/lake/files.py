@@ -91,14 +91,12 @@ def write_files(
     ordered = ordered.take(pa.array(order)).combine_chunks()
     stops = np.append(starts[1:], len(order))
     bounds = _bounds(table, {name: columns[name] for name in table.bounded}, order, starts)
-    locations = load_location_provider(metadata.location, metadata.properties)
     commit = uuid.uuid4()
-    options = _parquet_options(table, metadata)
+    options = parquet_options(table, metadata)
     jobs = []
     for index, (start, stop) in enumerate(zip(starts, stops, strict=True)):
         day, bucket = int(days[order[start]]), int(buckets[order[start]])
-        name = f"{table.time_column}_day={_EPOCH_DAY + timedelta(days=day)}/symbol_bucket={bucket}"
-        location = locations.new_data_location(f"{name}/{commit}-{index:05d}.parquet")
+        location = data_location(table, metadata, day, bucket, f"{commit}-{index:05d}")
         slice_ = ordered.slice(int(start), int(stop - start))
         jobs.append(_Job(location, slice_, Record(day, bucket), *bounds[index]))
     return _write_all(jobs, metadata, io, options, executor)
@@ -119,26 +117,55 @@ class _Job:
         content = buffer.getvalue()
         with io.new_output(self.location).create(overwrite=True) as stream:
             stream.write(content)
-        counts = dict.fromkeys(self.lower, self.rows.num_rows)
-        return DataFile.from_args(
-            content=DataFileContent.DATA,
-            file_path=self.location,
-            file_format=FileFormat.PARQUET,
-            partition=self.partition,
-            record_count=self.rows.num_rows,
-            file_size_in_bytes=content.size,
-            column_sizes=None,
-            value_counts=counts,
-            null_value_counts=dict.fromkeys(self.lower, 0),
-            nan_value_counts=None,
-            lower_bounds=self.lower,
-            upper_bounds=self.upper,
-            key_metadata=None,
-            split_offsets=None,
-            equality_ids=None,
-            sort_order_id=metadata.default_sort_order_id,
-            spec_id=metadata.default_spec_id,
+        return data_file(
+            metadata,
+            self.location,
+            self.partition,
+            self.rows.num_rows,
+            content.size,
+            self.lower,
+            self.upper,
         )
+
+
+def data_file(
+    metadata: TableMetadata,
+    location: str,
+    partition: Record,
+    rows: int,
+    size_bytes: int,
+    lower: dict[int, bytes],
+    upper: dict[int, bytes],
+) -> DataFile:
+    """A sorted Parquet file as the manifest describes it; the bounded columns have no nulls."""
+    return DataFile.from_args(
+        content=DataFileContent.DATA,
+        file_path=location,
+        file_format=FileFormat.PARQUET,
+        partition=partition,
+        record_count=rows,
+        file_size_in_bytes=size_bytes,
+        column_sizes=None,
+        value_counts=dict.fromkeys(lower, rows),
+        null_value_counts=dict.fromkeys(lower, 0),
+        nan_value_counts=None,
+        lower_bounds=lower,
+        upper_bounds=upper,
+        key_metadata=None,
+        split_offsets=None,
+        equality_ids=None,
+        sort_order_id=metadata.default_sort_order_id,
+        spec_id=metadata.default_spec_id,
+    )
+
+
+def data_location(
+    table: TableDef, metadata: TableMetadata, day: int, bucket: int, name: str
+) -> str:
+    """Where a data file of this partition goes; `day` in days since 1970."""
+    folder = f"{table.time_column}_day={_EPOCH_DAY + timedelta(days=day)}/symbol_bucket={bucket}"
+    locations = load_location_provider(metadata.location, metadata.properties)
+    return locations.new_data_location(f"{folder}/{name}.parquet")
 
 
 def _write_all(
@@ -263,7 +290,8 @@ def _bounds(
     return result
 
 
-def _parquet_options(table: TableDef, metadata: TableMetadata) -> dict[str, Any]:
+def parquet_options(table: TableDef, metadata: TableMetadata) -> dict[str, Any]:
+    """How Parquet files of `table` are written: codec, encodings, statistics, row groups."""
     codec = metadata.properties.get("write.parquet.compression-codec", "zstd")
     names = [name for name, _, _ in table.columns]
     return {

@@ -7,7 +7,7 @@ commit 1,600 entries, 0.15 s, every hundredth commit).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from typing import Final
 
@@ -26,6 +26,7 @@ from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Snapshot
 
 FAN_IN: Final = 10
+OWN_PREFIX: Final = "k2-"
 #: Live entries from which a manifest is small no more, and from which it is left alone.
 _MEDIUM: Final = 100
 _SEALED: Final = 1_000
@@ -50,6 +51,11 @@ def metadata_path(metadata: TableMetadata, name: str) -> str:
     )
 
 
+def own_name(stem: str) -> str:
+    """A manifest's file name; the prefix tells K2's from another engine's, which K2 leaves be."""
+    return f"{OWN_PREFIX}{stem}.avro"
+
+
 def write_added(
     metadata: TableMetadata, io: FileIO, files: Sequence[DataFile], snapshot_id: int, path: str
 ) -> ManifestFile:
@@ -57,21 +63,7 @@ def write_added(
 
     Its entries inherit their sequence number from the list, so it serves every attempt.
     """
-    writer = write_manifest(
-        2, metadata.spec(), metadata.schema(), io.new_output(path), snapshot_id, _CODEC
-    )
-    with writer:
-        for file in files:
-            writer.add_entry(
-                ManifestEntry.from_args(
-                    status=ManifestEntryStatus.ADDED,
-                    snapshot_id=snapshot_id,
-                    sequence_number=None,
-                    file_sequence_number=None,
-                    data_file=file,
-                )
-            )
-    return writer.to_manifest_file()
+    return write_entries(metadata, io, snapshot_id, path, added=files)
 
 
 def mergeable(metadata: TableMetadata, manifests: Sequence[ManifestFile]) -> list[ManifestFile]:
@@ -97,14 +89,46 @@ def write_merged(
     path: str,
 ) -> ManifestFile:
     """Write one manifest with the live entries of `manifests`."""
+    entries = (
+        entry
+        for manifest in manifests
+        for entry in manifest.fetch_manifest_entry(io, discard_deleted=True)
+    )
+    return write_entries(metadata, io, snapshot_id, path, kept=entries)
+
+
+def write_entries(
+    metadata: TableMetadata,
+    io: FileIO,
+    snapshot_id: int,
+    path: str,
+    *,
+    kept: Iterable[ManifestEntry] = (),
+    added: Iterable[DataFile] = (),
+    gone: Iterable[ManifestEntry] = (),
+) -> ManifestFile:
+    """Write one manifest: files that stay, new ones, and those this snapshot takes out."""
     writer = write_manifest(
         2, metadata.spec(), metadata.schema(), io.new_output(path), snapshot_id, _CODEC
     )
     with writer:
-        for manifest in manifests:
-            for entry in manifest.fetch_manifest_entry(io, discard_deleted=True):
-                writer.existing(entry)
+        for entry in kept:
+            writer.existing(entry)
+        for file in added:
+            writer.add_entry(_added_entry(file, snapshot_id))
+        for entry in gone:
+            writer.delete(entry)
     return writer.to_manifest_file()
+
+
+def _added_entry(file: DataFile, snapshot_id: int) -> ManifestEntry:
+    return ManifestEntry.from_args(
+        status=ManifestEntryStatus.ADDED,
+        snapshot_id=snapshot_id,
+        sequence_number=None,
+        file_sequence_number=None,
+        data_file=file,
+    )
 
 
 def write_list(

@@ -8,7 +8,7 @@ from typing import Final
 from pyiceberg.manifest import DataFile
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.refs import MAIN_BRANCH, SnapshotRefType
-from pyiceberg.table.snapshots import Operation, Snapshot, Summary, update_snapshot_summaries
+from pyiceberg.table.snapshots import Operation, Snapshot, Summary
 from pyiceberg.table.update import (
     AddSnapshotUpdate,
     AssertRefSnapshotId,
@@ -32,28 +32,46 @@ def head_of(metadata: TableMetadata) -> int | None:
     return None if ref is None else ref.snapshot_id
 
 
+#: Summary total -> what adds to it and what takes away.
+_TOTALS: Final = {
+    "total-data-files": ("added-data-files", "deleted-data-files"),
+    "total-records": ("added-records", "deleted-records"),
+    "total-files-size": ("added-files-size", "removed-files-size"),
+}
+_OTHER_TOTALS: Final = ("total-delete-files", "total-position-deletes", "total-equality-deletes")
+
+
+def counts_of(added: Sequence[DataFile], removed: Sequence[DataFile] = ()) -> dict[str, int]:
+    """Summary counts of files that come and go."""
+    counts = {
+        "added-data-files": len(added),
+        "added-records": sum(file.record_count for file in added),
+        "added-files-size": sum(file.file_size_in_bytes for file in added),
+        "deleted-data-files": len(removed),
+        "deleted-records": sum(file.record_count for file in removed),
+        "removed-files-size": sum(file.file_size_in_bytes for file in removed),
+        "changed-partition-count": len({str(file.partition) for file in (*added, *removed)}),
+    }
+    return {name: value for name, value in counts.items() if value}
+
+
 def new_snapshot(
     metadata: TableMetadata,
     snapshot_id: int,
     manifest_list: str,
-    files: Sequence[DataFile],
+    operation: Operation,
+    counts: Mapping[str, int],
     vector: Vector,
     commit_id: str,
     now_ms: int,
+    *,
+    totals_of: Snapshot | None = None,
 ) -> Snapshot:
-    """An append of `files` on top of main, carrying `vector`."""
+    """A snapshot on top of main, carrying `vector`; totals go on from `totals_of`, else main's."""
     head = metadata.current_snapshot()
-    added = {
-        "added-data-files": len(files),
-        "added-records": sum(file.record_count for file in files),
-        "added-files-size": sum(file.file_size_in_bytes for file in files),
-        "changed-partition-count": len({str(file.partition) for file in files}),
-    }
-    counts = {name: str(value) for name, value in added.items() if value}
     ours = {SUMMARY_KEY: vector.to_summary(), COMMIT_ID_KEY: commit_id}
-    previous: Mapping[str, str] | None = None
-    if head is not None and head.summary is not None:
-        previous = head.summary
+    changed = {name: str(value) for name, value in counts.items()}
+    summary = Summary(operation, **changed, **_totals(counts, totals_of or head), **ours)
     return Snapshot(
         snapshot_id=snapshot_id,
         parent_snapshot_id=head_of(metadata),
@@ -61,9 +79,26 @@ def new_snapshot(
         # Clocks of workers differ; a table's history may not go back.
         timestamp_ms=max(now_ms, 0 if head is None else head.timestamp_ms),
         manifest_list=manifest_list,
-        summary=update_snapshot_summaries(Summary(Operation.APPEND, **counts, **ours), previous),
+        summary=summary,
         schema_id=metadata.current_schema_id,
     )
+
+
+def _totals(counts: Mapping[str, int], before: Snapshot | None) -> dict[str, str]:
+    """The summary's totals; one that other engines left out stays out."""
+    known: Mapping[str, str] = {}
+    if before is not None and before.summary is not None:
+        known = before.summary
+    totals: dict[str, str] = {}
+    for name, (plus, minus) in _TOTALS.items():
+        old = "0" if before is None else known.get(name)
+        if old is not None and old.isdigit():
+            totals[name] = str(int(old) + counts.get(plus, 0) - counts.get(minus, 0))
+    for name in _OTHER_TOTALS:
+        old = "0" if before is None else known.get(name)
+        if old is not None:
+            totals[name] = old
+    return totals
 
 
 def requirements(metadata: TableMetadata) -> tuple[TableRequirement, ...]:

@@ -1,0 +1,1 @@
+"""What keeps the lake small and fast: compaction, history, clean-up."""

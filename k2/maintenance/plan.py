@@ -1,0 +1,106 @@
+"""Which files to merge: pure planning over the live files of a snapshot.
+
+Merging whenever small files add up to the next larger one keeps a partition at a few files (each
+larger than all smaller ones together) and rewrites a row about as often as its file doubles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from k2.lake.reader import LakeFile
+
+_MB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionPolicy:
+    """When files of one (day, bucket) are merged.
+
+    `target_bytes`: size of a finished file; one of three quarters of it is finished. `min_files`:
+    files that make an open day due. `growth`: how many times larger than all smaller files together
+    a file may be to be merged with them; more on a closed day, where this happens once.
+    `max_files`: most files in one merge, which all are open at once.
+    """
+
+    target_bytes: int = 128 * _MB
+    min_files: int = 12
+    min_files_closed: int = 2
+    growth: float = 1.0
+    growth_closed: float = 8.0
+    max_files: int = 128
+
+    @property
+    def finished_bytes(self) -> int:
+        return self.target_bytes * 3 // 4
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Files of one partition to be merged into one, or a few of the target size."""
+
+    day: int
+    bucket: int
+    files: tuple[LakeFile, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.files)
+
+    @property
+    def rows(self) -> int:
+        return sum(file.rows for file in self.files)
+
+
+def plan(
+    files: Iterable[LakeFile], policy: CompactionPolicy, *, open_day: int | None = None
+) -> list[Group]:
+    """Groups that are due, those with the most files first.
+
+    `open_day`: days since 1970 from which on days still grow; None: the newest day of the files.
+    Files of another partitioning are left alone.
+    """
+    partitions: dict[tuple[int, int], list[LakeFile]] = {}
+    for file in files:
+        if file.day is not None and file.bucket is not None:
+            partitions.setdefault((file.day, file.bucket), []).append(file)
+    newest = max((day for day, _ in partitions), default=0) if open_day is None else open_day
+    groups = [
+        Group(day, bucket, tuple(pack))
+        for (day, bucket), members in partitions.items()
+        for pack in _due(members, policy, closed=day < newest)
+    ]
+    groups.sort(key=lambda group: (-len(group.files), group.day, group.bucket))
+    return groups
+
+
+def _due(files: list[LakeFile], policy: CompactionPolicy, *, closed: bool) -> list[list[LakeFile]]:
+    """The packs of one partition that are worth merging now."""
+    growth = policy.growth_closed if closed else policy.growth
+    fewest = policy.min_files_closed if closed else policy.min_files
+    small = sorted(
+        (file for file in files if file.bytes < policy.finished_bytes),
+        key=lambda file: (file.bytes, file.path),
+    )
+    count, below = 0, 0
+    for index, file in enumerate(small):
+        if index and file.bytes <= growth * below:
+            count = index + 1
+        below += file.bytes
+    if count < fewest:
+        return []
+    return [pack for pack in _packs(small[:count], policy) if len(pack) > 1]
+
+
+def _packs(files: list[LakeFile], policy: CompactionPolicy) -> list[list[LakeFile]]:
+    """First fit in rising size: packs of at most the target's bytes and the number of files."""
+    packs: list[list[LakeFile]] = [[]]
+    room = policy.target_bytes
+    for file in files:
+        if packs[-1] and (file.bytes > room or len(packs[-1]) >= policy.max_files):
+            packs.append([])
+            room = policy.target_bytes
+        packs[-1].append(file)
+        room -= file.bytes
+    return packs
