@@ -20,6 +20,7 @@ from k2.clock import SYSTEM_CLOCK
 from k2.codec.schemas import kind_of
 from k2.codecs import Codecs, open_registry
 from k2.errors import K2Error
+from k2.faultpoints import Point, reached
 from k2.hot import HotSide
 from k2.lakehouse import Lakehouse
 from k2.log import formatter_config
@@ -271,6 +272,7 @@ class Worker:
         return earliest_of(await self.sink.positions(tps), await self.shed.positions(tps))
 
     async def _before_revoke(self, leaving: frozenset[TP]) -> None:
+        reached(Point.BEFORE_REVOKE)
         if self.failure is None:
             await self.validate.checkpoint_all()
             await self.shed.store()

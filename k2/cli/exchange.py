@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 
-from k2.exchange.feed import CaptureFeed
+from k2.exchange.feed import CaptureFeed, Feed
+from k2.exchange.looping import LoopingFeed
 from k2.exchange.server import DEFAULT_SENDS, ExchangeServer
 
 
@@ -59,19 +60,26 @@ def _listen(command: click.decorators.FC) -> click.decorators.FC:
 )
 @click.option("--speed", type=Speed(), default="1", show_default=True, help="Times real time.")
 @click.option("--by-clock", is_flag=True, help="Play once for everybody; who is away misses it.")
+@click.option("--loop", is_flag=True, help="For ever, under ids and times that go on rising.")
+@click.option("--also", default="", help="With --loop: the same market under more symbols.")
 @click.option("--at-once", is_flag=True, help="By the clock: do not wait for a first client.")
 @_listen
 def serve(
     captures: tuple[Path, ...],
     speed: float | None,
     by_clock: bool,
+    loop: bool,
+    also: str,
     at_once: bool,
     host: str,
     port: int,
     sends: int,
 ) -> None:
     """Replay recorded captures."""
-    feed = CaptureFeed(captures)
+    names = tuple(name.strip().upper() for name in also.split(",") if name.strip())
+    if names and not loop:
+        raise click.UsageError("--also needs --loop")
+    feed: Feed = LoopingFeed(captures, names) if loop else CaptureFeed(captures)
 
     def build() -> ExchangeServer:
         return ExchangeServer(

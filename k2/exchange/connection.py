@@ -14,7 +14,7 @@ from k2.clock import Clock
 from k2.exchange.capture import Frame
 from k2.exchange.control import MessageLimit, Subscriptions, answer, from_url
 from k2.exchange.faults import Faults
-from k2.exchange.tally import Tally, id_of, kind_of
+from k2.exchange.tally import OTHER, Tally, id_of, kind_of
 
 _log = structlog.get_logger(__name__)
 
@@ -65,6 +65,7 @@ class Connection:
         self._tally = tally
         self._pings = pings
         self._limit = MessageLimit()
+        self._held: dict[str, Frame] = {}
         self._goodbye = asyncio.Lock()
         self._last_pong_s = clock.monotonic_s()
         # Uncompressed, so that frames can be written as bytes without the library's writer.
@@ -128,6 +129,8 @@ class Connection:
     def _chosen(self, frames: list[Frame]) -> tuple[list[bytes], list[Frame]]:
         streams = self.subscriptions.streams
         chosen = [frame for frame in frames if frame.stream in streams]
+        if self._held or self._faults.reorders > 0:
+            chosen = self._reordered(chosen)
         if self._faults.touch_frames:
             chosen = [frame for frame in chosen for _ in range(self._copies(frame))]
         parts: list[bytes] = []
@@ -138,6 +141,19 @@ class Connection:
             parts.append(_HEADERS[length] if length < 1_024 else frame_header(length))
             parts.append(data)
         return parts, chosen
+
+    def _reordered(self, frames: list[Frame]) -> list[Frame]:
+        """Neighbours of one stream the other way round, as often as asked for."""
+        sent: list[Frame] = []
+        for frame in frames:
+            held = self._held.pop(frame.stream, None)
+            if held is not None:
+                sent += [frame, held]
+            elif kind_of(frame.stream) != OTHER and self._faults.take_reorder():
+                self._held[frame.stream] = frame
+            else:
+                sent.append(frame)
+        return sent
 
     def _copies(self, frame: Frame) -> int:
         return self._faults.copies(id_of(kind_of(frame.stream), frame.data))
@@ -171,6 +187,13 @@ class Connection:
         """Close with a WebSocket close frame."""
         async with self._goodbye:
             await self._ws.close(code=code, message=reason)
+
+    def cut(self) -> None:
+        """Send the first half of a frame and drop the connection."""
+        transport = self._request.transport
+        if isinstance(transport, asyncio.WriteTransport):
+            transport.write(frame_header(200) + b'{"stream":"btcusdt@trade","data":{"e":"tra')
+            transport.close()  # after what is written; without a goodbye
 
     def abort(self) -> None:
         """Drop the connection without a goodbye."""

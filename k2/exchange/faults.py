@@ -19,6 +19,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "drop_ids": {"ids": []},
     "duplicate": {"n": 1},
     "refuse": {"n": 1},
+    "reorder": {"n": 1},
+    "resend": {"n": 100},
+    "cut": {},
 }
 
 
@@ -30,6 +33,7 @@ class Faults:
     drop_ids: set[int] = field(default_factory=set)
     duplicates: int = 0
     refusals: int = 0
+    reorders: int = 0
     stalled_until_s: float = 0.0
     pongs_while_stalled: bool = False
 
@@ -68,6 +72,13 @@ class Faults:
     def touch_frames(self) -> bool:
         """True when single frames must be looked at."""
         return bool(self.drop_ids) or self.duplicates > 0
+
+    def take_reorder(self) -> bool:
+        """True when this frame is to go out after the next one of its stream."""
+        if self.reorders <= 0:
+            return False
+        self.reorders -= 1
+        return True
 
 
 def parse_fault(body: Any) -> tuple[str, dict[str, Any]]:

@@ -129,6 +129,19 @@ async def _refuse(server: ExchangeServer, values: dict[str, Any]) -> None:
     server.faults.refusals = values["n"]
 
 
+async def _reorder(server: ExchangeServer, values: dict[str, Any]) -> None:
+    server.faults.reorders = values["n"]
+
+
+async def _resend(server: ExchangeServer, values: dict[str, Any]) -> None:
+    server.resend(values["n"])
+
+
+async def _cut(server: ExchangeServer, _: dict[str, Any]) -> None:
+    for client in tuple(server.clients):
+        client.cut()
+
+
 _FAULTS: dict[str, Callable[[ExchangeServer, dict[str, Any]], Awaitable[None]]] = {
     "disconnect": _disconnect,
     "stall": _stall,
@@ -138,4 +151,7 @@ _FAULTS: dict[str, Callable[[ExchangeServer, dict[str, Any]], Awaitable[None]]] 
     "drop_ids": _drop_ids,
     "duplicate": _duplicate,
     "refuse": _refuse,
+    "reorder": _reorder,
+    "resend": _resend,
+    "cut": _cut,
 }

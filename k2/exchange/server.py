@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
+from itertools import islice
 from typing import Any, Literal
 
 import structlog
@@ -29,6 +31,9 @@ Mode = Literal["per-connection", "by-clock"]
 
 #: Entries of the ring of sending times (`GET /k2/sends`).
 DEFAULT_SENDS = 65_536
+
+#: Frames kept for the fault `resend`.
+_RECENT_FRAMES = 20_000
 
 _MAX_URL_BYTES = 65_536  # 1,024 streams in one address
 
@@ -60,6 +65,8 @@ class ExchangeServer:
         self.faults = Faults(clock)
         self.sent = Tally(sends)
         self.played = Tally()
+        #: What was played last, for sending it again.
+        self.recent: deque[Frame] = deque(maxlen=_RECENT_FRAMES)
         self.clients: set[Connection] = set()
         self.connections = 0
         self.started_at_us: int | None = None
@@ -204,6 +211,7 @@ class ExchangeServer:
         now_ns = self.clock.now_us() * 1_000
         for frame in frames:
             self.played.add(frame, now_ns)
+        self.recent.extend(frames)
         for client in tuple(self.clients):
             client.write(frames)
             if client.backlog_bytes > MAX_BACKLOG_BYTES:
@@ -213,6 +221,12 @@ class ExchangeServer:
                 with contextlib.suppress(ConnectionError):  # its own task reports it
                     await client.drain()
         await asyncio.sleep(0)
+
+    def resend(self, count: int) -> None:
+        """Send the oldest `count` frames that are remembered once more, to everybody."""
+        frames = list(islice(self.recent, count))
+        for client in tuple(self.clients):
+            client.write(frames)
 
     def _note_start(self) -> None:
         if self.started_at_us is None:

@@ -38,6 +38,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from k2.clock import SYSTEM_CLOCK, Clock
 from k2.errors import CommitConflictError, LakeError
+from k2.faultpoints import Point, reached
 from k2.lake import manifests
 from k2.lake.files import delete_files
 from k2.lake.history import Retention, find_commit
@@ -254,9 +255,11 @@ class CommitLoop:
             list_path,
         )
         expired = self._retention.expired(metadata, snapshot.timestamp_ms)
+        reached(Point.BEFORE_COMMIT)
         response = self._catalog.commit_table(
             loaded, requirements(metadata), updates(snapshot, expired)
         )
+        reached(Point.AFTER_COMMIT)
         self._tidy(attempts, snapshot, io, expired)
         self._delete_old_metadata(loaded, response)
         return snapshot, response

@@ -19,6 +19,7 @@ from pyiceberg.table.metadata import TableMetadata
 
 from k2.clock import SYSTEM_CLOCK, Clock
 from k2.errors import LakeError, StaleWriterError
+from k2.faultpoints import Point, reached
 from k2.lake import manifests
 from k2.lake.commit import Attempt, Change, CommitLoop, Contents
 from k2.lake.files import write_files
@@ -88,10 +89,12 @@ class _Append(Change):
     def prepare(self, loaded: Table) -> None:
         if self._rows is None or self._rows.num_rows == 0:
             return
+        reached(Point.BEFORE_PARQUET)
         metadata, io = loaded.metadata, loaded.io
         self.files = self.files or write_files(
             self._table, metadata, io, self._rows, self._executor
         )
+        reached(Point.AFTER_PARQUET)
         self._added_path = manifests.metadata_path(
             metadata, manifests.own_name(f"{self.commit_id}-m0")
         )

@@ -20,6 +20,7 @@ from faust.types import TP
 from k2 import metrics
 from k2.clock import Clock
 from k2.errors import LakeError, StaleWriterError
+from k2.faultpoints import Point, reached
 from k2.lake.vector import Place, Position, Vector
 from k2.lake.writer import CommitResult, LakeWriter
 from k2.pipeline.cover import CoverReader
@@ -297,6 +298,7 @@ class SinkStep:
         return left
 
     def _landed(self, table: _Table, flush: Flush, result: CommitResult) -> None:
+        reached(Point.BEFORE_SINK_ACK)
         table.buffer.committed(flush, self._clock.monotonic_s())
         table.vector = result.vector
         counts = table.counts

@@ -20,6 +20,7 @@ from faust.types import TP
 from k2 import metrics
 from k2.clock import Clock
 from k2.errors import LogError
+from k2.faultpoints import Point, reached
 from k2.pipeline.checkpoint import Entry
 from k2.pipeline.validate import Outcome, Validator
 from k2.steps.publish import BatchProducer
@@ -128,6 +129,7 @@ class ValidateStep:
     async def positions(self, tps: frozenset[TP]) -> dict[TP, int]:
         """Restore the lanes from their checkpoints; where each has to read on."""
         positions: dict[TP, int] = {}
+        reached(Point.ON_ASSIGN)
         for tp in tps:
             validator = self._factory.make(parse(tp.topic)[0], tp.partition)
             validator.restore(self._table.load(tp))
@@ -157,6 +159,7 @@ class ValidateStep:
             token.ack()
             return
         await _to_its_end(self._take(lane, batch))
+        reached(Point.BEFORE_ACK)
         token.ack()
         while len(lane.outputs) > _IN_FLIGHT:
             # It stays in place: a checkpoint written meanwhile must wait for it too. A plain await
@@ -170,6 +173,7 @@ class ValidateStep:
         async with lane.judging:
             lane.broken = True
             outcome = await self._judge(lane, batch)
+            reached(Point.AFTER_DECODE)
             lane.outputs.extend(self._producer.send_batch(out) for out in outcome.outputs)
             lane.broken = False
         self._count(batch, outcome)
@@ -219,7 +223,9 @@ class ValidateStep:
             if outputs:
                 await asyncio.wait(outputs)
             lane.settle()
+            reached(Point.AFTER_PRODUCE)
             await self._table.store(tp, entries)
+            reached(Point.AFTER_TABLE_UPDATE)
             lane.validator.checkpointed(offset)
         self.counts.checkpoints += 1
         metrics.CHECKPOINTS.labels(tp.topic).inc()

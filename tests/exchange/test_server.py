@@ -214,6 +214,35 @@ async def test_faults_on_single_frames(http: aiohttp.ClientSession) -> None:
         assert server.status()["trades_sent"] == 4
 
 
+async def test_neighbours_change_places(http: aiohttp.ClientSession) -> None:
+    frames = [trade(n) for n in range(1, 4)] + [book(9)] + [trade(n) for n in range(4, 7)]
+    async with serving(ListFeed(frames)) as server:
+        assert await fault(http, server, kind="reorder", n=2) == 200
+        async with http.ws_connect(f"{server.url}/stream?streams=btcusdt@trade") as ws:
+            got = [json.loads(frame)["data"]["t"] for frame in await receive(ws, 6)]
+    assert got == [2, 1, 4, 3, 5, 6]
+
+
+async def test_old_frames_are_sent_again(http: aiohttp.ClientSession) -> None:
+    async with (
+        serving(ListFeed([trade(n) for n in range(1, 6)]), mode="by-clock") as server,
+        http.ws_connect(server.url + BTC) as ws,
+    ):
+        await receive(ws, 5)
+        assert await fault(http, server, kind="resend", n=2) == 200
+        got = [json.loads(frame)["data"]["t"] for frame in await receive(ws, 2)]
+    assert got == [1, 2]
+
+
+async def test_a_connection_ends_in_the_middle_of_a_frame(http: aiohttp.ClientSession) -> None:
+    async with serving(ListFeed([])) as server, http.ws_connect(server.url + BTC) as ws:
+        await eventually(lambda: server.clients)
+        assert await fault(http, server, kind="cut") == 200
+        message = await ws.receive()
+    assert message.type in (WSMsgType.CLOSED, WSMsgType.ERROR, WSMsgType.CLOSING)
+    assert ws.close_code == 1006
+
+
 async def test_injected_frames(http: aiohttp.ClientSession) -> None:
     async with (
         serving(ListFeed([])) as server,
