@@ -124,6 +124,9 @@ DEGRADATION_TRANSITIONS = Counter(
     "k2_degradation_transitions", "Changes of level", ["from_level", "to_level"]
 )
 MESSAGES_SHED = Counter("k2_messages_shed", "Records put off, by tier", ["symbol_tier", "reason"])
+SHED_LOST = Counter(
+    "k2_messages_shed_lost", "Records put off and deleted by retention before they came", ["topic"]
+)
 
 # Process
 MEMORY_RSS = Gauge("k2_process_memory_rss_bytes", "Resident memory of this worker")

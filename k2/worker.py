@@ -256,7 +256,7 @@ class Worker:
             known.positions.register(
                 name,
                 self._shared_positions if noted else self.sink.positions,
-                commit_ceiling=self.sink.ceiling,
+                commit_ceiling=self._shared_ceiling if noted else self.sink.ceiling,
             )
         known.before_revoke.append(self._before_revoke)
         self.app.on_partitions_assigned.connect(self._keep_assigned, weak=False)
@@ -270,6 +270,10 @@ class Worker:
     async def _shared_positions(self, tps: frozenset[TP]) -> dict[TP, int]:
         """Sink and ledger read the same messages; each drops what it has."""
         return earliest_of(await self.sink.positions(tps), await self.shed.positions(tps))
+
+    def _shared_ceiling(self, tp: TP) -> int | None:
+        sunk, noted = self.sink.ceiling(tp), self.shed.ceiling(tp)
+        return None if sunk is None or noted is None else min(sunk, noted)
 
     async def _before_revoke(self, leaving: frozenset[TP]) -> None:
         reached(Point.BEFORE_REVOKE)

@@ -15,7 +15,7 @@ import numpy as np
 from k2.degradation.ledger import Ledger, LogPlace
 from k2.degradation.levels import Level
 from k2.degradation.shed import ShedRange
-from k2.pipeline.groups import Cut, in_groups
+from k2.pipeline.groups import Cut, Records, in_groups
 from k2.pipeline.validate import picked
 from k2.topics import MarketTopic
 from k2.transport.batch import LogBatch, OutBatch
@@ -44,6 +44,33 @@ def plan(ledger: Ledger, place: LogPlace, level: int) -> list[Span]:
         else:
             spans.append(Span(first, shed.last))
     return spans
+
+
+def lost(
+    shed: Sequence[ShedRange],
+    *,
+    topic: MarketTopic,
+    place: LogPlace,
+    through: int,
+    until: int,
+    cut: Cut,
+) -> tuple[list[OutBatch], int]:
+    """A group without records over `through` (exclusive) to `until`, and how many it lacks.
+
+    For offsets that the log of record has deleted before they could be brought.
+    """
+    offsets = [one.offsets() for one in shed if one.first <= until and one.last > through]
+    missing = sum(int(((some > through) & (some <= until)).sum()) for some in offsets)
+    groups = in_groups(
+        Records(np.empty(0, np.int64), [], []),
+        topic=topic.deferred,
+        partition=place.partition,
+        epoch=place.epoch,
+        first=through + 1,
+        last=until,
+        cut=cut,
+    )
+    return groups, missing
 
 
 def emit_deferred(

@@ -5,7 +5,8 @@ It is kept where the validated topics are read, beside the sink.
 Guarantee: degradation delays records, it does not lose them. The ledger is fed by headers of the
 validated groups themselves, so it notes exactly what readers did not get; it and its reading
 position are kept in a table with a changelog. What is brought again after a crash has covers, by
-which readers drop it.
+which readers drop it. What the log of record deleted before it was brought is lost; it is counted
+and told, and what follows goes on.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import msgspec
 import structlog
 from faust.types import TP
 
+from k2 import metrics
 from k2.clock import Clock
-from k2.degradation.deferred import Span, emit_deferred, plan
+from k2.degradation.deferred import Span, emit_deferred, lost, plan
 from k2.degradation.ledger import Entry, Ledger, LogPlace, shed_in
 from k2.degradation.levels import Level
+from k2.errors import RetentionGapError
 from k2.pipeline.cover import CoverReader
 from k2.pipeline.groups import Cut
 from k2.steps.publish import BatchProducer
@@ -45,6 +48,9 @@ class ReaderFactory(Protocol):
     def create_reader(self) -> LogReader:
         """A reader without group."""
 
+    async def bounds(self, tps: Collection[TP]) -> Mapping[TP, tuple[int, int]]:
+        """(earliest, end) offsets."""
+
 
 class _Position(msgspec.Struct, array_like=True):
     """`applied`: highest offset noted, per incarnation of the log of record."""
@@ -55,7 +61,10 @@ class _Position(msgspec.Struct, array_like=True):
 
 @dataclass(slots=True)
 class _Lane:
-    """One partition of one validated topic."""
+    """One partition of one validated topic.
+
+    `stored_to`: the position last sent to the table; `durable`: the one known to be there.
+    """
 
     ledger: Ledger
     cover: CoverReader
@@ -63,6 +72,7 @@ class _Lane:
     written: dict[bytes, bytes | None] = field(default_factory=dict)
     stored_to: int = 0
     stored_s: float = 0.0
+    durable: int = 0
 
 
 class ShedStep:
@@ -100,7 +110,8 @@ class ShedStep:
                     ledger.load(key, value)
             self._tell_lost(ledger)
             cover = CoverReader(tp.topic, tp.partition, dict(position.applied))
-            self._lanes[tp] = _Lane(ledger, cover, position.next_offset)
+            at = position.next_offset
+            self._lanes[tp] = _Lane(ledger, cover, at, stored_to=at, durable=at)
             if position.next_offset:
                 found[tp] = position.next_offset
         return found
@@ -109,10 +120,16 @@ class ShedStep:
         """Forget every partition but these: others have them now."""
         self._lanes = {tp: lane for tp, lane in self._lanes.items() if tp in tps}
 
+    def ceiling(self, tp: TP) -> int | None:
+        """The committed offset must not pass the ledger's position; None: it has none."""
+        lane = self._lanes.get(tp)
+        return lane.durable if lane is not None and lane.durable else None
+
     async def note(self, batch: LogBatch) -> None:
         """Read the headers of one validated batch."""
-        lane = self._lanes[TP(batch.topic, batch.partition)]
-        if batch.last_offset < lane.next_offset:
+        lane = self._lanes.get(TP(batch.topic, batch.partition))
+        # A partition that left is noted by who has it now.
+        if lane is None or batch.last_offset < lane.next_offset:
             return
         for group in lane.cover.read(batch):
             for shed in shed_in(batch, group):
@@ -177,7 +194,9 @@ class ShedStep:
         position = msgspec.msgpack.encode(_Position(lane.next_offset, dict(lane.cover.applied)))
         written, lane.written = lane.written, {}
         lane.stored_to, lane.stored_s = lane.next_offset, self._clock.monotonic_s()
+        to = lane.next_offset
         await self._table.store(tp, [*written.items(), (_POSITION, position)])
+        lane.durable = max(lane.durable, to)
 
     async def _bring(self) -> None:
         for tp, lane in list(self._lanes.items()):
@@ -188,9 +207,21 @@ class ShedStep:
     async def _bring_span(self, tp: TP, lane: _Lane, place: LogPlace, span: Span) -> None:
         """Read one stretch of the log of record again and emit what was put off in it."""
         source = TP(place.topic, place.partition)
+        earliest, _ = (await self._readers.bounds([source]))[source]
+        if span.first < earliest:
+            await self._lose(tp, lane, place, min(span.last, earliest - 1))
+        if span.last < earliest:
+            return
+        try:
+            await self._read(tp, lane, place, Span(max(span.first, earliest), span.last))
+        except RetentionGapError as exc:
+            # The next turn looks at the bounds again.
+            log.warning("shed_overtaken", error=exc.message, **exc.details)
+
+    async def _read(self, tp: TP, lane: _Lane, place: LogPlace, span: Span) -> None:
         reader = self._readers.create_reader()
         try:
-            await reader.start({source: span.first})
+            await reader.start({TP(place.topic, place.partition): span.first})
             while self._wanted(tp, lane) and lane.ledger.through(place) < span.last:
                 for batch in await reader.getmany(_POLL_S):
                     await self._emit(tp, lane, place, span, batch)
@@ -202,6 +233,31 @@ class ShedStep:
             partition=place.partition,
             through=lane.ledger.through(place),
             **span._asdict(),
+        )
+
+    async def _lose(self, tp: TP, lane: _Lane, place: LogPlace, until: int) -> None:
+        """Give up what the log of record no longer has, through offset `until`."""
+        through = lane.ledger.through(place)
+        group, records = lost(
+            lane.ledger.pending(place),
+            topic=parse(place.topic)[0],
+            place=place,
+            through=through,
+            until=until,
+            cut=self._cut,
+        )
+        # Readers of the deferred topic need it: what comes after must abut.
+        await asyncio.gather(*(self._producer.send_batch(batch) for batch in group))
+        self._keep(lane, lane.ledger.resolved(place, until))
+        await self._store(tp, lane)
+        metrics.SHED_LOST.labels(place.topic).inc(records)
+        log.error(
+            "shed_lost_by_retention",
+            records=records,
+            first=through + 1,
+            last=until,
+            remedy="keep records longer (retention of the log of record), or end overload sooner",
+            **place._asdict(),
         )
 
     def _wanted(self, tp: TP, lane: _Lane) -> bool:

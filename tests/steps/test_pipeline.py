@@ -7,9 +7,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from faust.types import TP
+from prometheus_client import REGISTRY
 
 from k2.catalogue import topic_specs
 from k2.codecs import Codecs
+from k2.degradation.ledger import LogPlace
 from k2.degradation.levels import Level
 from k2.lake.vector import Place
 from k2.testing.clock import ManualClock
@@ -18,6 +21,8 @@ from tests.steps.pipeline import PARTITIONS, Pipeline, pipeline
 
 #: Tiers 1, 2 and 3 of K2's own list; both partitions have some of each.
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "UNIUSDT", "OPUSDT", "XYZUSDT", "AAAUSDT", "BBBUSDT")
+
+LOST = ("k2_messages_shed_lost_total", {"topic": TRADES.log})
 
 
 @pytest.fixture
@@ -194,6 +199,47 @@ async def test_what_was_put_off_in_a_log_made_anew_is_not_waited_for(made: Pipel
     assert made.shed.brought == 0
     assert by_symbol(ids_stored(made.lake))["BTCUSDT"] == list(range(1, 11))
     assert by_symbol(ids_stored(made.lake))["XYZUSDT"] == list(range(6, 11))
+
+
+@pytest.mark.parametrize("keep", [0, 12])
+async def test_what_retention_took_before_it_was_brought_is_told_and_not_waited_for(
+    made: Pipeline, keep: int
+) -> None:
+    def lost() -> float:
+        return float(REGISTRY.get_sample_value(*LOST) or 0.0)
+
+    before = lost()
+    made.level = Level.GRACEFUL
+    await made.publish(*market(1, 20))
+    await made.settle()
+    assert made.shed.pending() == {3: 60}
+    logs = made.app.transport.store(made.app.transport).topic(TRADES.log).partitions
+    for log in logs:
+        log.delete_below(log.end_offset - keep)
+    left = [
+        int(offset)
+        for n, log in enumerate(logs)
+        for shed in made.shed._lanes[TP(TRADES.validated, n)].ledger.pending(
+            LogPlace(made.epoch_of(TRADES.log), TRADES.log, n)
+        )
+        for offset in shed.offsets()
+        if offset >= log.start_offset
+    ]
+    assert bool(left) == bool(keep)
+    made.level = Level.NORMAL
+    await made.settle()
+    await made.settle()
+    assert made.shed.pending() == {}
+    assert lost() - before == 60 - len(left)
+    assert len(ids_stored(made.lake)) == 20 * len(SYMBOLS) - 60 + len(left)
+    # What is put off afterwards comes as ever: the groups of the deferred topic abut.
+    made.level = Level.GRACEFUL
+    await made.publish(*market(21, 5))
+    await made.settle()
+    made.level = Level.NORMAL
+    await made.settle()
+    assert made.shed.pending() == {}
+    assert len(ids_stored(made.lake)) == 25 * len(SYMBOLS) - 60 + len(left)
 
 
 @pytest.mark.parametrize("seed", range(20))
