@@ -5,7 +5,7 @@ from __future__ import annotations
 from agents import degradation, shed, sink, source, validate
 from k2.log import configure_structlog
 from k2.startup import settings_or_exit
-from k2.topics import DEGRADATION_CONTROL, MARKET_TOPICS, SESSIONS
+from k2.topics import DEGRADATION_CONTROL, SESSIONS
 from k2.transport.registry import batch_topic
 from k2.worker import K2App, Worker
 from tables.continuity import continuity_table
@@ -36,9 +36,9 @@ def _batches(*names: str) -> list[object]:
 if "source" in roles:
     source.attach(app, app.topic(SESSIONS, partitions=conf.kafka.partitions, internal=True), worker)
 if "validate" in roles:
-    validate.attach(app, _batches(*(topic.log for topic in MARKET_TOPICS)), worker)
+    validate.attach(app, _batches(*(topic.log for topic in conf.topics)), worker)
 if "sink" in roles:
     sink.attach(app, _batches(*worker.sink_topics), worker)
-    shed.attach(app, _batches(*(topic.validated for topic in MARKET_TOPICS)), worker)
+    shed.attach(app, _batches(*(topic.validated for topic in conf.topics)), worker)
 if "control" in roles:
     degradation.attach(app, app.topic(DEGRADATION_CONTROL, partitions=1, internal=True), worker)

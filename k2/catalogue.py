@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from k2.settings import Settings
-from k2.topics import DEGRADATION_CONTROL, MARKET_TOPICS, SESSIONS
+from k2.topics import DEGRADATION_CONTROL, SESSIONS
 from k2.transport.admin import TopicSpec
 from tables.continuity import CONTINUITY
 from tables.degradation import DEGRADATION
@@ -18,7 +18,7 @@ def topic_specs(settings: Settings) -> list[TopicSpec]:
     """Logs of record, what is derived from them (same partitions), and the control topics."""
     kafka = settings.kafka
     specs = []
-    for topic in MARKET_TOPICS:
+    for topic in settings.topics:
         for name in topic.all_names:
             days = kafka.retention_days if name in (topic.log, topic.dlq) else _DERIVED_DAYS
             specs.append(TopicSpec(name, kafka.partitions, retention_s=days * _DAY_S))

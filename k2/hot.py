@@ -25,7 +25,6 @@ from k2.query.feed import TailFeed
 from k2.query.tail import Tail
 from k2.settings import Settings
 from k2.steps.rows import RowReader
-from k2.topics import MARKET_TOPICS
 
 log = structlog.get_logger(__name__)
 
@@ -104,7 +103,7 @@ class HotSide:
                 await reader.stop()
 
     def _new_feed(self, name: str, reader: Any) -> TailFeed:
-        topic = next(topic for topic in MARKET_TOPICS if topic.data_type == name)
+        topic = next(topic for topic in self._settings.topics if topic.data_type == name)
         query = self._settings.query
         return TailFeed(
             reader,
@@ -122,7 +121,7 @@ class HotSide:
         partitions = range(self._settings.kafka.partitions)
         tps = [
             TP(read, partition)
-            for topic in MARKET_TOPICS
+            for topic in self._settings.topics
             if topic.data_type == name
             for read in (topic.validated, topic.deferred)
             for partition in partitions

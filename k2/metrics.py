@@ -14,26 +14,31 @@ _LATENCY: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 _STORAGE: Final = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _ROWS: Final = (10, 100, 500, 1_000, 5_000, 10_000, 50_000, 100_000, 500_000)
 _FEED: Final = ("exchange", "asset_class", "data_type")
+_SESSION: Final = ("exchange", "session")
 
 PLATFORM = Info("k2_platform", "Version and environment of this worker")
 
 # Source
-BINANCE_CONNECTION_STATUS = Gauge(
-    "k2_binance_connection_status", "1 while the session is connected", ["session"]
+FEED_CONNECTION_STATUS = Gauge(
+    "k2_feed_connection_status", "1 while the session is connected", [*_SESSION]
 )
-BINANCE_MESSAGES = Counter("k2_binance_messages_received", "Frames received", ["session"])
-BINANCE_ERRORS = Counter(
-    "k2_binance_message_errors", "Frames that could not be mapped", ["error_type"]
+FEED_MESSAGES = Counter("k2_feed_messages_received", "Frames received", [*_SESSION])
+FEED_ERRORS = Counter(
+    "k2_feed_message_errors", "Frames that could not be mapped", ["exchange", "error_type"]
 )
-BINANCE_RECONNECTS = Counter("k2_binance_reconnects", "Connections made anew", ["reason"])
-BINANCE_LAST_MESSAGE = Gauge(
-    "k2_binance_last_message_timestamp_seconds", "Wall time of the last frame", ["session"]
+FEED_RECONNECTS = Counter(
+    "k2_feed_reconnects",
+    "Connections made anew, by what ended the one before",
+    [*_SESSION, "reason"],
 )
-BINANCE_LAST_PONG = Gauge(
-    "k2_binance_last_pong_timestamp_seconds", "Wall time of the last pong", ["session"]
+FEED_LAST_MESSAGE = Gauge(
+    "k2_feed_last_message_timestamp_seconds", "Wall time of the last frame", [*_SESSION]
 )
-BINANCE_RECONNECT_DELAY = Gauge(
-    "k2_binance_reconnect_delay_seconds", "Delay before the next attempt", ["session"]
+FEED_LAST_PONG = Gauge(
+    "k2_feed_last_pong_timestamp_seconds", "Wall time of the last pong", [*_SESSION]
+)
+FEED_RECONNECT_DELAY = Gauge(
+    "k2_feed_reconnect_delay_seconds", "Delay before the next attempt", [*_SESSION]
 )
 
 # Log

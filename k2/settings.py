@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -30,7 +31,8 @@ from pydantic_settings import (
 from k2 import setting_types as types
 from k2.errors import ConfigError
 from k2.setting_files import SecretFiles
-from k2.sources.plan import plan_sessions
+from k2.sources.plan import plan_coinbase, plan_kraken, plan_sessions
+from k2.topics import FEED_TOPICS, MarketTopic, topics_of
 
 LOCAL_API_KEY = "k2-dev-api-key-2026"
 ROLES = ("source", "validate", "sink", "query", "control")
@@ -95,6 +97,20 @@ class Core(_Group):
     app_id: types.AppId = Field(
         "k2", description="Faust app id: consumer group and prefix of changelog topics."
     )
+    exchanges: StringList = Field(
+        ("binance",),
+        description=f"What this platform carries, comma separated: {', '.join(FEED_TOPICS)}, and "
+        "`{asset class}.{exchange}` for tapes, e.g. `equities.asx`. The same on all workers.",
+    )
+
+    @field_validator("exchanges")
+    @classmethod
+    def _known_exchanges(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            topics_of(names)
+        except ConfigError as exc:
+            raise ValueError(exc.message) from exc
+        return names
 
     @field_validator("roles")
     @classmethod
@@ -231,31 +247,18 @@ class Sink(_Group):
         return {"batch_size": older, **values} if older is not None else values
 
 
-class Binance(_Group):
-    """The Binance spot feed."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="K2_BINANCE_", env_file=".env", extra="ignore", frozen=True
-    )
+class Feed(_Group):
+    """What the feeds of all exchanges have in common; each has its own defaults."""
 
     enabled: bool = Field(True, description="Run the feed on workers with the role `source`.")
-    url: types.WebSocketUrl = Field(
-        "wss://stream.binance.com:9443", description="WebSocket base address."
-    )
+    url: types.WebSocketUrl = Field("", description="WebSocket base address.")
     failover_urls: Annotated[StringList, types.each(types.websocket)] = Field(
         (),
-        description="Other addresses of the same market, tried in turn when the main one fails. "
-        "Binance.US is another market with ids of its own.",
+        description="Other addresses of the same market, tried in turn when the main one fails.",
     )
-    symbols: Annotated[StringList, types.NOT_EMPTY] = Field(
-        ("BTCUSDT", "ETHUSDT"), description="Upper case, no separator, comma separated."
-    )
-    streams: Annotated[StringList, types.NOT_EMPTY] = Field(
-        ("trade", "bookTicker"), description="Channels per symbol."
-    )
-    symbols_per_session: int = Field(
-        100, ge=1, le=500, description="Symbols on one connection (Binance: 1,024 streams)."
-    )
+    symbols: Annotated[StringList, types.NOT_EMPTY] = Field((), description="Comma separated.")
+    streams: Annotated[StringList, types.NOT_EMPTY] = Field((), description="Channels per symbol.")
+    symbols_per_session: int = Field(100, ge=1, le=500, description="Symbols on one connection.")
     reconnect_initial_s: float = Field(1.0, gt=0, description="First delay; doubles with jitter.")
     reconnect_max_s: float = Field(60.0, gt=0, description="Cap of the delay.")
     stale_after_s: float = Field(
@@ -281,6 +284,69 @@ class Binance(_Group):
     ssl_verify: bool = Field(True, description="Check the exchange's certificate.")
     custom_ca_bundle: types.OptionalFile = Field(
         "", description="CA file to trust instead of the system's."
+    )
+
+
+class Binance(Feed):
+    """The Binance spot feed."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="K2_BINANCE_", env_file=".env", extra="ignore", frozen=True
+    )
+
+    url: types.WebSocketUrl = Field(
+        "wss://stream.binance.com:9443", description="WebSocket base address."
+    )
+    failover_urls: Annotated[StringList, types.each(types.websocket)] = Field(
+        (),
+        description="Other addresses of the same market, tried in turn when the main one fails. "
+        "Binance.US is another market with ids of its own.",
+    )
+    symbols: Annotated[StringList, types.NOT_EMPTY] = Field(
+        ("BTCUSDT", "ETHUSDT"), description="Upper case, no separator, comma separated."
+    )
+    streams: Annotated[StringList, types.NOT_EMPTY] = Field(
+        ("trade", "bookTicker"), description="Channels per symbol."
+    )
+    symbols_per_session: int = Field(
+        100, ge=1, le=500, description="Symbols on one connection (Binance: 1,024 streams)."
+    )
+
+
+class Kraken(Feed):
+    """The Kraken spot feed."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="K2_KRAKEN_", env_file=".env", extra="ignore", frozen=True
+    )
+
+    url: types.WebSocketUrl = Field("wss://ws.kraken.com", description="WebSocket base address.")
+    protocol: Literal["v2", "v1"] = Field(
+        "v2", description="`v1`: the arrays Kraken sent before; trades without ids, no quotes."
+    )
+    symbols: Annotated[StringList, types.NOT_EMPTY] = Field(
+        ("BTC/USD", "ETH/USD"), description="As Kraken writes pairs, comma separated."
+    )
+    streams: Annotated[StringList, types.NOT_EMPTY] = Field(
+        ("trade", "ticker"), description="Channels per symbol."
+    )
+
+
+class Coinbase(Feed):
+    """The Coinbase Exchange feed."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="K2_COINBASE_", env_file=".env", extra="ignore", frozen=True
+    )
+
+    url: types.WebSocketUrl = Field(
+        "wss://ws-feed.exchange.coinbase.com", description="WebSocket base address."
+    )
+    symbols: Annotated[StringList, types.NOT_EMPTY] = Field(
+        ("BTC-USD", "ETH-USD"), description="Product ids, comma separated."
+    )
+    streams: Annotated[StringList, types.NOT_EMPTY] = Field(
+        ("matches", "ticker", "heartbeat"), description="Channels per symbol."
     )
 
 
@@ -393,6 +459,8 @@ class Settings(BaseModel):
     iceberg: Iceberg
     sink: Sink
     binance: Binance
+    kraken: Kraken
+    coinbase: Coinbase
     validate_: Validate
     query: Query
     api: Api
@@ -403,6 +471,11 @@ class Settings(BaseModel):
         """True when the log lives in the data directory."""
         return not self.kafka.bootstrap_servers
 
+    @property
+    def topics(self) -> tuple[MarketTopic, ...]:
+        """The logs of record of the exchanges this platform carries."""
+        return topics_of(self.core.exchanges)
+
 
 GROUPS: dict[str, type[_Group]] = {
     "core": Core,
@@ -410,6 +483,8 @@ GROUPS: dict[str, type[_Group]] = {
     "iceberg": Iceberg,
     "sink": Sink,
     "binance": Binance,
+    "kraken": Kraken,
+    "coinbase": Coinbase,
     "validate_": Validate,
     "query": Query,
     "api": Api,
@@ -455,6 +530,13 @@ def _wrong(group: type[_Group], exc: ValidationError) -> dict[str, str]:
     return found
 
 
+_PLANS: Final[dict[str, Callable[..., object]]] = {
+    "binance": plan_sessions,
+    "kraken": plan_kraken,
+    "coinbase": plan_coinbase,
+}
+
+
 def _check(settings: Settings) -> None:
     key = settings.api.key.get_secret_value()
     if settings.core.environment != "local" and key == LOCAL_API_KEY:
@@ -470,8 +552,9 @@ def _check(settings: Settings) -> None:
             f"K2_KAFKA_REQUEST_TIMEOUT_S={kafka.request_timeout_s}",
             variable="K2_KAFKA_SESSION_TIMEOUT_S",
         )
-    binance = settings.binance
-    plan_sessions(binance.symbols, binance.streams, per_session=binance.symbols_per_session)
+    for name, plan in _PLANS.items():
+        feed: Feed = getattr(settings, name)
+        plan(feed.symbols, feed.streams, per_session=feed.symbols_per_session)
 
 
 @functools.cache

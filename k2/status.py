@@ -14,7 +14,6 @@ from faust.types import TP
 from k2 import __version__, metrics
 from k2.degradation.levels import Level
 from k2.errors import K2Error
-from k2.topics import MARKET_TOPICS
 from k2.web.context import Check, Health, RequestDone
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ class StatusBoard:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
+        self._logs = frozenset(topic.log for topic in worker.settings.topics)
         self._process = psutil.Process(os.getpid())
         self._began_s = worker.clock.monotonic_s()
         self._first_s: float | None = None
@@ -90,7 +90,7 @@ class StatusBoard:
         self._log_at_s = worker.clock.monotonic_s()
         self._ends = {tp: end for tp, (_, end) in bounds.items()}
         behind = {tp: lag_of(at, *bounds[tp]) for tp, at in positions.items()}
-        self.lag = sum(n for tp, n in behind.items() if tp.topic in _LOGS)
+        self.lag = sum(n for tp, n in behind.items() if tp.topic in self._logs)
         self.read_through = not busy and not any(n > 0 for n in behind.values())
         stored = self.read_through and not self._unstored()
         if stored:
@@ -100,6 +100,7 @@ class StatusBoard:
             metrics.LAG.labels(tp.topic, str(tp.partition)).set(count)
         metrics.MEMORY_RSS.set(self._process.memory_info().rss)
         worker.hot.observe()
+        worker.source.observe()
         self._note_activity()
 
     async def _see_commits(self) -> None:
@@ -256,6 +257,3 @@ class StatusBoard:
 def lag_of(position: int, earliest: int, end: int) -> int:
     """Records still to be read: what retention has deleted is not, nor is less than nothing."""
     return max(0, end - max(position, earliest))
-
-
-_LOGS = frozenset(topic.log for topic in MARKET_TOPICS)

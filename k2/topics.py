@@ -8,6 +8,7 @@ a suffix: `.validated` (what passed), `.dlq` (what did not), `.gaps` (ids that n
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -86,8 +87,42 @@ def parse(name: str) -> tuple[MarketTopic, str | None]:
 BINANCE_TRADES: Final = MarketTopic("crypto", "trades", "binance")
 BINANCE_QUOTES: Final = MarketTopic("crypto", "quotes", "binance")
 
-#: Every log of record of this release.
+#: Logs of record of the default configuration.
 MARKET_TOPICS: Final = (BINANCE_TRADES, BINANCE_QUOTES)
+
+
+def _spot(exchange: str) -> tuple[MarketTopic, ...]:
+    return tuple(MarketTopic("crypto", data_type, exchange) for data_type in ("trades", "quotes"))
+
+
+#: Logs of record of the exchanges with a feed, by the feed's name.
+FEED_TOPICS: Final[Mapping[str, tuple[MarketTopic, ...]]] = {
+    "binance": MARKET_TOPICS,
+    "kraken": _spot("kraken"),
+    "coinbase": _spot("coinbase"),
+}
+
+
+def topics_of(names: Iterable[str]) -> tuple[MarketTopic, ...]:
+    """Logs of record of feeds (`kraken`) and tapes (`equities.asx`). Raises `ConfigError`."""
+    found: dict[MarketTopic, None] = {}
+    for name in names:
+        asset_class, _, exchange = name.partition(".")
+        if name in FEED_TOPICS:
+            found |= dict.fromkeys(FEED_TOPICS[name])
+        elif asset_class in ASSET_CLASSES and re.fullmatch(r"[a-z0-9_]+", exchange):
+            found |= dict.fromkeys(
+                MarketTopic(asset_class, data_type, exchange) for data_type in ("trades", "quotes")
+            )
+        else:
+            raise ConfigError(
+                f"exchange {name!r} is unknown; allowed: {', '.join(FEED_TOPICS)}, and for tapes "
+                f"{{asset class}}.{{exchange}} with one of {', '.join(ASSET_CLASSES)}, e.g. "
+                "equities.asx",
+                exchange=name,
+            )
+    return tuple(found)
+
 
 #: One message per exchange session; whoever owns the partition runs the session.
 SESSIONS: Final = "k2.sessions"

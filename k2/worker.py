@@ -30,6 +30,7 @@ from k2.startup import warn_of_unknown_variables
 from k2.status import StatusBoard
 from k2.steps.control import ControlStep
 from k2.steps.dead_letters import DeadLetters
+from k2.steps.feeds import feeds_of
 from k2.steps.lanes import Lanes
 from k2.steps.publish import Partitioner, Publisher
 from k2.steps.shed import ShedStep, earliest_of
@@ -37,7 +38,7 @@ from k2.steps.sink import SinkStep
 from k2.steps.source import SourceStep
 from k2.steps.tables import FaustCheckpoints
 from k2.steps.validate import ValidateStep
-from k2.topics import BINANCE_TRADES, DEGRADATION_CONTROL, MARKET_TOPICS, parse
+from k2.topics import DEGRADATION_CONTROL, MarketTopic, parse
 from k2.transport.registry import registry
 from k2.web.api import build_api
 from k2.web.context import ApiContext
@@ -135,7 +136,7 @@ class Worker:
         """What the sink reads."""
         return [
             name
-            for topic in MARKET_TOPICS
+            for topic in self.settings.topics
             for name in (topic.validated, topic.gaps, topic.deferred)
         ]
 
@@ -149,9 +150,11 @@ class Worker:
         # Faust makes its own directory in there, but not the ones above it.
         settings.core.data_dir.mkdir(parents=True, exist_ok=True)
         await transport.ensure_topics(topic_specs(settings))
-        self.epochs: dict[str, str] = await transport.epochs([topic.log for topic in MARKET_TOPICS])
+        self.epochs: dict[str, str] = await transport.epochs(
+            [topic.log for topic in settings.topics]
+        )
         registry = open_registry(settings)
-        self.codecs = await asyncio.to_thread(Codecs.open, registry, MARKET_TOPICS)
+        self.codecs = await asyncio.to_thread(Codecs.open, registry, settings.topics)
         self.lake = await asyncio.to_thread(Lakehouse.open, settings, self.clock)
         self.hot = HotSide(settings, transport, self.lake, self.codecs, self.clock)
         self.status = StatusBoard(self)
@@ -182,21 +185,17 @@ class Worker:
     def _source(self) -> SourceStep:
         settings, producer = self.settings, self.app.producer
         partitions, max_bytes = settings.kafka.partitions, settings.kafka.max_batch_bytes // 2
-        publishers = {
-            topic.data_type: Publisher(
-                topic,
-                producer,
-                self.codecs.of(topic.log),
-                Partitioner(partitions),
-                self.clock,
-                max_bytes,
-            )
-            for topic in MARKET_TOPICS
-        }
+        partitioner = Partitioner(partitions)
+
+        def publisher(topic: MarketTopic) -> Publisher:
+            codec = self.codecs.of(topic.log)
+            return Publisher(topic, producer, codec, partitioner, self.clock, max_bytes)
+
+        def dead_letters(topic: MarketTopic) -> DeadLetters:
+            return DeadLetters(topic, producer, self.codecs.of(topic.dlq), max_bytes)
+
         return SourceStep(
-            settings.binance,
-            publishers,
-            DeadLetters(BINANCE_TRADES, producer, self.codecs.of(BINANCE_TRADES.dlq), max_bytes),
+            feeds_of(settings, publisher, dead_letters),
             self.clock,
             partitions=partitions,
             max_record_bytes=max_bytes,
@@ -247,7 +246,7 @@ class Worker:
     def _register(self) -> None:
         """Where consumers of state start, and what is flushed before partitions leave."""
         known = registry(self.app)
-        for topic in MARKET_TOPICS:
+        for topic in self.settings.topics:
             known.positions.register(
                 topic.log, self.validate.positions, commit_ceiling=self.validate.ceiling
             )

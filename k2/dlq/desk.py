@@ -23,7 +23,7 @@ from k2.dlq.log import Append, Log, read_all
 from k2.pipeline.side import REDRIVE_HEADER
 from k2.records import WIRE_DEAD_LETTERS
 from k2.settings import Settings
-from k2.topics import MARKET_TOPICS, parse
+from k2.topics import parse
 
 FRAME: Final = "a frame of the exchange, which never was a record"
 BYTES_ELSEWHERE: Final = "its bytes were too large for a letter; they are in the log"
@@ -44,17 +44,18 @@ class Desk:
 
     def __init__(self, settings: Settings, log: Log, codecs: Codecs) -> None:
         self._partitions = settings.kafka.partitions
+        self._topics = settings.topics
         self._log = log
         self._codecs = codecs
 
     @classmethod
     def open(cls, settings: Settings, log: Log) -> Self:
         """With the configured registry."""
-        return cls(settings, log, Codecs.open(open_registry(settings), MARKET_TOPICS))
+        return cls(settings, log, Codecs.open(open_registry(settings), settings.topics))
 
     async def find(self, wanted: Wanted) -> list[Standing]:
         """Matching letters, oldest first per partition."""
-        known = [topic.dlq for topic in MARKET_TOPICS]
+        known = [topic.dlq for topic in self._topics]
         tps = [
             TP(name, partition)
             for name in topics_asked(wanted, known)

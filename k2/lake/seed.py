@@ -19,6 +19,7 @@ from pyiceberg.table import StaticTable
 from k2.errors import LakeError
 from k2.lake.reader import LakeFile, LakeReader, Pinned
 from k2.lake.tables import QUOTES, TRADES
+from k2.pipeline.text_ids import scoped, start_us_of, symbol_of
 
 _Ints = npt.NDArray[np.int64]
 _ID_COLUMNS = {TRADES.name: "trade_id", QUOTES.name: "quote_id"}
@@ -72,6 +73,27 @@ class LakeSeeds:
             for symbol, ids, times in _by_symbol(rows, self._id_column):
                 parts.setdefault(symbol, []).append(_islands(ids, ids, times))
         return {symbol: _merged(seeds) for symbol, seeds in sorted(parts.items())}
+
+    def seed_scopes(
+        self, exchange: str, scopes: Iterable[str], exclude_epoch: str
+    ) -> dict[str, Seed]:
+        """Likewise the ids that are no numbers, by scope (`k2.pipeline.text_ids`)."""
+        wanted = set(scopes)
+        symbols = {symbol_of(scope) for scope in wanted}
+        starts = [start_us_of(scope) for scope in wanted]
+        start_us = None if None in starts else min(s for s in starts if s is not None)
+        files = [
+            file
+            for file in self._reader.files_for(self._pinned, symbols, start_us)
+            if not _only(file.epochs, exclude_epoch) and _within(file.exchanges, exchange)
+        ]
+        parts: dict[str, list[Seed]] = {}
+        columns = [*_READ, self._id_column]
+        for rows in self._rows(files, columns, symbols, exchange, exclude_epoch):
+            for scope, ids, times in _by_scope(rows, self._pinned.table.name, self._id_column):
+                if scope in wanted:
+                    parts.setdefault(scope, []).append(_islands(ids, ids, times))
+        return {scope: _merged(seeds) for scope, seeds in parts.items()}
 
     def has_other_epochs(self, epoch: str, topic: str) -> bool:
         """True when the table has rows of the log `topic` from another incarnation of it."""
@@ -158,6 +180,23 @@ def _by_symbol(rows: pa.Table, id_column: str) -> Iterator[tuple[str, _Ints, _In
     for code, symbol in enumerate(encoded.dictionary.to_pylist()):
         mine = codes == code
         yield symbol, ids[mine], times[mine]
+
+
+def _by_scope(rows: pa.Table, kind: str, id_column: str) -> Iterator[tuple[str, _Ints, _Ints]]:
+    """(scope, ids, times in µs) of the rows whose id is no integer."""
+    digits = pc.match_substring_regex(rows[id_column], r"^[0-9]{1,18}$")
+    rows = rows.filter(pc.invert(digits))
+    if rows.num_rows == 0:
+        return
+    symbols, texts = (pa.concat_arrays(rows[name].chunks) for name in ("symbol", id_column))
+    times = rows["timestamp"].cast(pa.int64()).to_numpy()
+    scopes, ids, known = scoped(kind, symbols, texts, times)
+    encoded = scopes.dictionary_encode()
+    codes = np.where(known, encoded.indices.to_numpy(), -1)
+    for code, scope in enumerate(encoded.dictionary.to_pylist()):
+        mine = codes == code
+        if mine.any():
+            yield scope, ids[mine], times[mine]
 
 
 def _islands(starts: _Ints, ends: _Ints, times: _Ints) -> Seed:

@@ -38,7 +38,10 @@ Entry = tuple[bytes, bytes]
 
 
 class State(msgspec.Struct, array_like=True, frozen=True):
-    """A decoded checkpoint. `columns`: int64 arrays by name, see `dump`."""
+    """A decoded checkpoint.
+
+    `columns`: int64 arrays by name, see `dump`; `texts`: a checkpoint of its own, or nothing.
+    """
 
     version: int
     epoch: str
@@ -49,10 +52,13 @@ class State(msgspec.Struct, array_like=True, frozen=True):
     symbols: list[str]
     sessions: list[bytes]
     columns: dict[str, bytes]
+    texts: bytes = b""
 
 
-def encode(continuity: Continuity, epoch: str, next_offset: int) -> bytes:
-    """State and position as bytes."""
+def encode(
+    continuity: Continuity, epoch: str, next_offset: int, texts: Continuity | None = None
+) -> bytes:
+    """State and position as bytes; `texts` is the state of ids that are no numbers, if any."""
     sessions: dict[bytes, int] = {}
     columns = dump(continuity, sessions)
     state = State(
@@ -65,6 +71,7 @@ def encode(continuity: Continuity, epoch: str, next_offset: int) -> bytes:
         list(continuity.tracks),
         list(sessions),
         {name: _shuffled(values) for name, values in columns.items()},
+        encode(texts, epoch, next_offset) if texts is not None and texts.known else b"",
     )
     return bytes(cramjam.zstd.compress(msgspec.msgpack.encode(state), _LEVEL))
 

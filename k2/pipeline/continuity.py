@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from k2.pipeline.intervals import Ids, IntervalSet
-from k2.pipeline.sequence import RECENT_IDS, Contiguous, Generation, Rising, Sorted
+from k2.pipeline.sequence import RECENT_IDS, Contiguous, Generation, Members, Rising, Sorted
 
 Mask = npt.NDArray[np.bool_]
 
@@ -34,6 +34,8 @@ class Policy(StrEnum):
     CONTIGUOUS = "contiguous"
     #: Ids rise and skip: duplicates are known, gaps are not.
     RISING = "rising"
+    #: Ids without order: duplicates are known, gaps are not.
+    SET = "set"
     #: No ids: everything passes.
     NONE = "none"
 
@@ -91,6 +93,17 @@ class Counts:
     large_gaps: int = 0
     resets: int = 0
 
+    def plus(self, other: Counts, ok: int = 0) -> Counts:
+        """Both together, and `ok` records more."""
+        return Counts(
+            self.ok + other.ok + ok,
+            self.late + other.late,
+            self.duplicates + other.duplicates,
+            self.small_gaps + other.small_gaps,
+            self.large_gaps + other.large_gaps,
+            self.resets + other.resets,
+        )
+
 
 @dataclass(slots=True)
 class Rows:
@@ -108,6 +121,19 @@ class Rows:
     offsets: Ids
     backfill: Mask | None = None
     sessions: Sequence[tuple[int, bytes]] = ()
+
+    def only(self, mask: Mask) -> Rows:
+        """The rows of `mask`, sessions where they begin among them."""
+        before = np.concatenate(([0], np.cumsum(mask)))
+        return Rows(
+            self.symbols.filter(pa.array(mask)),
+            self.ids[mask],
+            self.timestamps_us[mask],
+            self.receive_us[mask],
+            self.offsets[mask],
+            None if self.backfill is None else self.backfill[mask],
+            [(int(before[row]), name) for row, name in self.sessions],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +225,15 @@ class Continuity:
         """True when the lake may be asked for ids of this very incarnation."""
         return self.evicted or self.forgot
 
+    @property
+    def known(self) -> bool:
+        """False while there is nothing that a checkpoint must keep."""
+        return bool(self.tracks) or self.evicted
+
     def generation(self) -> Generation:
         """A generation of this feed's kind, without ids."""
+        if self.policy is Policy.SET:
+            return Members()
         return Rising(self.window) if self.policy is Policy.RISING else Contiguous()
 
     def apply(self, rows: Rows) -> Result:
@@ -358,7 +391,8 @@ class Continuity:
         self, track: Track, found: Sorted, lo: int, hi: int, time: int, latest: int
     ) -> None:
         current = track.current
-        if time > current.last_us + RESET_AFTER_US and found.ids[lo] < current.high // 2:
+        fell = self.policy is not Policy.SET and found.ids[lo] < current.high // 2
+        if fell and time > current.last_us + RESET_AFTER_US:
             found.resets += 1
             track.resets += 1
             track.previous, track.mark, track.forgotten = current, None, -1
@@ -389,7 +423,7 @@ def _cut(
     and where time jumps so far that a record might start the ids over, or be from before that.
     """
     steps = np.diff(found.ids)
-    broken = steps != 1 if policy is Policy.CONTIGUOUS else steps <= 0
+    broken = steps <= 0 if policy is Policy.RISING else steps != 1
     broken |= codes[1:] != codes[:-1]
     broken |= np.abs(np.diff(times)) > RESET_AFTER_US
     if found.sessions is not None and len(found.session_names) > 1:

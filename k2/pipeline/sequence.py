@@ -163,6 +163,25 @@ class Contiguous(Generation):
             rows.closed.append((symbol, start, end, end + shift, filled))
 
 
+class Members(Generation):
+    """Ids without order, of which only membership counts. A run is ids rising by one."""
+
+    __slots__ = ()
+
+    def take(self, rows: Sorted, symbol: str, lo: int, hi: int) -> None:
+        first = int(rows.ids[lo])
+        last = first + hi - lo - 1
+        unseen = self.seen.holes(first, last)
+        if self.seed is not None:
+            unseen = [run for hole in unseen for run in self.seed.holes(*hole)]
+        if unseen != [(first, last)]:
+            rows.keep[lo:hi] = False
+            for start, end in unseen:
+                rows.keep[lo + start - first : lo + end - first + 1] = True
+        self.seen.add(first, last)
+        self.at = last
+
+
 class Rising(Generation):
     """A feed whose ids rise but skip (Binance `u`). A run is rising ids of one source session.
 

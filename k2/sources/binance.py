@@ -8,9 +8,7 @@ they make sense is for the rules to judge. What cannot be mapped is refused, nev
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -19,8 +17,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from k2.records import build, vendor_map
+from k2.settings import Binance
 from k2.sources.binance_frames import BOOK_FRAME, TRADE_FRAME, BookTicker, Trade
-from k2.sources.plan import CHANNELS
+from k2.sources.binance_protocol import BinanceProtocol
+from k2.sources.contract import Mapped, Received
+from k2.sources.plan import CHANNELS, SessionSpec, plan_sessions
 from k2.sources.refused import Refused
 from k2.sources.symbols import split_symbol
 
@@ -29,25 +30,22 @@ _PREFIX_LENGTH: Final = len(_PREFIX)
 _DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _TEXT: Final = pa.string()
 
-Received = tuple[int, bytes]
 
+class BinanceExchange:
+    """Binance's entry in the catalogue of sources."""
 
-@dataclass(slots=True)
-class Mapped:
-    """What a run of frames became.
+    name = "binance"
 
-    `trades`, `quotes`: wire batches (`k2.records`), None when there are none; rows keep the order
-    of the frames. `ignored`: frames of channels not asked for, by channel. `control`: answers to
-    our own messages. `delay_us`: receive time minus exchange time of the last trade (the clocks
-    differ: it may be negative).
-    """
+    def sessions(self, settings: Binance) -> list[SessionSpec]:
+        return plan_sessions(
+            settings.symbols, settings.streams, per_session=settings.symbols_per_session
+        )
 
-    trades: pa.RecordBatch | None = None
-    quotes: pa.RecordBatch | None = None
-    refused: list[Refused] = field(default_factory=list)
-    ignored: Counter[str] = field(default_factory=Counter)
-    control: int = 0
-    delay_us: int | None = None
+    def protocol(self, spec: SessionSpec, settings: Binance) -> BinanceProtocol:
+        return BinanceProtocol(spec.streams)
+
+    def mapper(self, spec: SessionSpec, settings: Binance) -> BinanceMapper:
+        return BinanceMapper(spec.symbols, settings.streams)
 
 
 class BinanceMapper:

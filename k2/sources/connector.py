@@ -61,8 +61,11 @@ class Connector(Protocol):
 class AiohttpConnector:
     """aiohttp's client, TLS verified unless told otherwise."""
 
-    def __init__(self, *, ssl_verify: bool = True, ca_bundle: str = "") -> None:
-        self._ssl = _ssl_context(ssl_verify, ca_bundle)
+    def __init__(
+        self, *, ssl_verify: bool = True, ca_bundle: str = "", prefix: str = "K2_BINANCE_"
+    ) -> None:
+        self._variable = f"{prefix}CUSTOM_CA_BUNDLE"
+        self._ssl = _ssl_context(ssl_verify, ca_bundle, self._variable)
         self._session: aiohttp.ClientSession | None = None
 
     async def connect(self, url: str) -> Socket:
@@ -91,7 +94,7 @@ class AiohttpConnector:
         except aiohttp.ClientConnectorCertificateError as exc:
             raise SourceError(
                 f"{url}: certificate refused ({exc.certificate_error}); for a private authority "
-                "set K2_BINANCE_CUSTOM_CA_BUNDLE",
+                f"set {self._variable}",
                 url=url,
             ) from exc
         except (aiohttp.ClientError, OSError, ValueError) as exc:
@@ -143,21 +146,20 @@ class _AiohttpSocket:
         await self._ws.close()
 
 
-def _ssl_context(verify: bool, ca_bundle: str) -> ssl.SSLContext | bool:
+def _ssl_context(verify: bool, ca_bundle: str, variable: str) -> ssl.SSLContext | bool:
     if not verify:
         return False
     if not ca_bundle:
         return True
     if not Path(ca_bundle).is_file():
         raise ConfigError(
-            f"K2_BINANCE_CUSTOM_CA_BUNDLE={ca_bundle!r}: no such file; give a PEM file of "
-            "certificates",
-            variable="K2_BINANCE_CUSTOM_CA_BUNDLE",
+            f"{variable}={ca_bundle!r}: no such file; give a PEM file of certificates",
+            variable=variable,
         )
     try:
         return ssl.create_default_context(cafile=ca_bundle)
     except ssl.SSLError as exc:
         raise ConfigError(
-            f"K2_BINANCE_CUSTOM_CA_BUNDLE={ca_bundle!r} holds no usable certificates: {exc}",
-            variable="K2_BINANCE_CUSTOM_CA_BUNDLE",
+            f"{variable}={ca_bundle!r} holds no usable certificates: {exc}",
+            variable=variable,
         ) from exc

@@ -7,7 +7,7 @@ topic over which sessions are spread.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -23,7 +23,11 @@ CHANNELS = ("trade", "bookTicker")
 
 @dataclass(frozen=True, slots=True)
 class SessionSpec:
-    """One connection: `streams` are `<symbol in lower case>@<channel>`."""
+    """One connection.
+
+    `symbols` and `streams` are the exchange's own names: for Binance `btcusdt@trade`, elsewhere the
+    channels that every symbol is wanted from.
+    """
 
     exchange: str
     symbols: tuple[str, ...]
@@ -52,8 +56,6 @@ def plan_sessions(
     Raises `ConfigError` on an impossible symbol, an unknown channel or too many streams.
     """
     _check(channels, per_session)
-    names = iter(dict.fromkeys(_checked(symbol) for symbol in symbols))
-    chunks: Iterable[tuple[str, ...]] = iter(lambda: tuple(islice(names, per_session)), ())
     return [
         SessionSpec(
             exchange,
@@ -61,8 +63,66 @@ def plan_sessions(
             tuple(f"{symbol.lower()}@{channel}" for symbol in chunk for channel in channels),
             f"{exchange.lower()}-{number}",
         )
-        for number, chunk in enumerate(chunks)
+        for number, chunk in enumerate(in_chunks(map(_checked, symbols), per_session))
     ]
+
+
+def in_chunks(names: Iterable[str], size: int) -> Iterator[tuple[str, ...]]:
+    """`names` in their order, repeats left out, `size` at a time."""
+    rest = iter(dict.fromkeys(names))
+    return iter(lambda: tuple(islice(rest, size)), ())
+
+
+KRAKEN_CHANNELS = ("trade", "ticker")
+COINBASE_CHANNELS = ("matches", "ticker", "heartbeat")
+
+
+def plan_kraken(
+    symbols: Sequence[str], channels: Sequence[str], *, per_session: int
+) -> list[SessionSpec]:
+    """Sessions with Kraken, pairs as `BTC/USD`. Raises `ConfigError`."""
+    return _plan_pairs(symbols, channels, "kraken", KRAKEN_CHANNELS, "/", per_session)
+
+
+def plan_coinbase(
+    symbols: Sequence[str], channels: Sequence[str], *, per_session: int
+) -> list[SessionSpec]:
+    """Sessions with Coinbase, products as `BTC-USD`. Raises `ConfigError`."""
+    return _plan_pairs(symbols, channels, "coinbase", COINBASE_CHANNELS, "-", per_session)
+
+
+def _plan_pairs(
+    symbols: Sequence[str],
+    channels: Sequence[str],
+    exchange: str,
+    known: Sequence[str],
+    separator: str,
+    per_session: int,
+) -> list[SessionSpec]:
+    """Sessions of an exchange that writes its symbols as base, separator, quote."""
+    prefix = f"K2_{exchange.upper()}_"
+    for channel in channels:
+        if channel not in known:
+            raise ConfigError(
+                f"{prefix}STREAMS has {channel!r}; allowed: {', '.join(known)}", channel=channel
+            )
+    names = [_pair(symbol, separator, prefix) for symbol in symbols]
+    return [
+        SessionSpec(exchange.upper(), chunk, tuple(channels), f"{exchange.lower()}-{number}")
+        for number, chunk in enumerate(in_chunks(names, per_session))
+    ]
+
+
+def _pair(symbol: str, separator: str, prefix: str) -> str:
+    name = symbol.strip().upper()
+    parts = name.split(separator)
+    if len(parts) != 2 or not all(part.isascii() and part.isalnum() for part in parts):
+        raise ConfigError(
+            f"{prefix}SYMBOLS has {symbol!r}; a symbol is base and quote with {separator!r} "
+            f"between, e.g. BTC{separator}USD",
+            symbol=symbol,
+        )
+    return name
 
 
 def _check(channels: Sequence[str], per_session: int) -> None:

@@ -70,9 +70,18 @@ class LakeSeeder:
                 wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
     def _read(self, symbols: Sequence[str], excluded: str) -> Mapping[str, Seed]:
+        return self._seeds().seed_intervals(self._topic.exchange.upper(), symbols, excluded)
+
+    def _seeds(self) -> LakeSeeds:
         pinned = self._lake.reader.current(self._topic.data_type)
-        seeds = LakeSeeds(self._lake.reader, pinned)
-        return seeds.seed_intervals(self._topic.exchange.upper(), symbols, excluded)
+        return LakeSeeds(self._lake.reader, pinned)
+
+
+class LakeTextSeeder(LakeSeeder):
+    """The same for ids that are no numbers; the scopes of `k2.pipeline.text_ids` are asked for."""
+
+    def _read(self, symbols: Sequence[str], excluded: str) -> Mapping[str, Seed]:
+        return self._seeds().seed_scopes(self._topic.exchange.upper(), symbols, excluded)
 
 
 class Lanes:
@@ -114,11 +123,13 @@ class Lanes:
             clock=self._clock,
             max_batch_bytes=self._settings.kafka.max_batch_bytes,
             seed=LakeSeeder(self._lake, topic, epoch, other_epochs=others),
+            seed_texts=LakeTextSeeder(self._lake, topic, epoch, other_epochs=others),
             tiers=self._tiers[topic.asset_class],
         )
 
     def may_block(self, validator: Validator) -> bool:
-        return validator.continuity.may_ask or self._seeded[validator.topic.log]
+        may_ask = validator.continuity.may_ask or validator.texts.may_ask
+        return may_ask or self._seeded[validator.topic.log]
 
     def stored_through(self, tp: TP) -> int:
         topic = parse(tp.topic)[0]

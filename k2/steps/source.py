@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
 from k2 import metrics
 from k2.clock import Clock
-from k2.settings import Binance
-from k2.sources.binance import BinanceMapper, Mapped
-from k2.sources.binance_protocol import BinanceProtocol
+from k2.settings import Feed
 from k2.sources.connector import AiohttpConnector
+from k2.sources.contract import Exchange, Mapped, prefix_of
 from k2.sources.link import LinkLimits
-from k2.sources.plan import SessionSpec, plan_sessions
+from k2.sources.plan import SessionSpec
 from k2.sources.refused import Refused
 from k2.sources.session import Session, SessionConfig
 from k2.steps.dead_letters import DeadLetters
@@ -47,14 +47,28 @@ class SourceCounts:
     quotes: int = 0
     refused: int = 0
     ignored: int = 0
+    control: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFeed:
+    """One exchange of this platform: how to talk to it, and where its records go, by data type."""
+
+    exchange: Exchange
+    settings: Feed
+    publishers: Mapping[str, Publisher]
+    dead_letters: DeadLetters
 
 
 @dataclass(slots=True)
 class _Running:
+    feed: SourceFeed
     spec: SessionSpec
     session: Session
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     pending: set[asyncio.Future[int]] = field(default_factory=set)
+    #: Reconnects by reason that the metrics have.
+    reconnects: Counter[str] = field(default_factory=Counter)
 
 
 class SourceStep:
@@ -62,9 +76,7 @@ class SourceStep:
 
     def __init__(
         self,
-        settings: Binance,
-        publishers: Mapping[str, Publisher],
-        dead_letters: DeadLetters,
+        feeds: Sequence[SourceFeed],
         clock: Clock,
         *,
         partitions: int,
@@ -72,41 +84,39 @@ class SourceStep:
         on_error: Callable[[BaseException], None],
     ) -> None:
         self.counts = SourceCounts()
-        self._settings = settings
-        self._publishers = publishers
-        self._dead_letters = dead_letters
+        self._feeds = feeds
         self._clock = clock
         self._partitions = partitions
-        # A record is hardly larger than its frame: a frame that no batch of the log can hold is
-        # refused at the socket.
-        self._max_frame_bytes = min(settings.max_frame_bytes, max_record_bytes)
+        self._max_record_bytes = max_record_bytes
         self._on_error = on_error
         self._running: dict[str, _Running] = {}
         self._changing = asyncio.Lock()
 
     def specs(self) -> list[SessionSpec]:
         """Every session of the configuration."""
-        if not self._settings.enabled:
-            return []
-        return plan_sessions(
-            self._settings.symbols,
-            self._settings.streams,
-            per_session=self._settings.symbols_per_session,
-        )
+        return [spec for _, spec in self._planned()]
+
+    def _planned(self) -> list[tuple[SourceFeed, SessionSpec]]:
+        return [
+            (feed, spec)
+            for feed in self._feeds
+            if feed.settings.enabled
+            for spec in feed.exchange.sessions(feed.settings)
+        ]
 
     async def own(self, partitions: Collection[int]) -> None:
         """Run exactly the sessions whose key falls into `partitions` of the sessions topic."""
         async with self._changing:
             wanted = {
-                spec.key: spec
-                for spec in self.specs()
+                spec.key: (feed, spec)
+                for feed, spec in self._planned()
                 if partition_of(spec.key.encode(), self._partitions) in partitions
             }
             gone = [running for key, running in self._running.items() if key not in wanted]
             await asyncio.gather(*(self._stop(running) for running in gone))
-            for key, spec in wanted.items():
+            for key, (feed, spec) in wanted.items():
                 if key not in self._running:
-                    self._running[key] = self._start(spec)
+                    self._running[key] = self._start(feed, spec)
 
     async def stop(self) -> None:
         """Close every session; returns when what was received is in the log."""
@@ -130,6 +140,7 @@ class SourceStep:
         return [
             {
                 "session": key,
+                "exchange": running.feed.exchange.name,
                 "state": running.session.stats.state,
                 "url": running.session.stats.url,
                 "symbols": list(running.spec.symbols),
@@ -141,17 +152,20 @@ class SourceStep:
             for key, running in self._running.items()
         ]
 
-    def _start(self, spec: SessionSpec) -> _Running:
+    def _start(self, feed: SourceFeed, spec: SessionSpec) -> _Running:
+        settings = feed.settings
         session = Session(
-            BinanceProtocol(spec.streams),
-            _session_config(self._settings, self._max_frame_bytes),
+            feed.exchange.protocol(spec, settings),
+            _session_config(settings, self._max_record_bytes),
             AiohttpConnector(
-                ssl_verify=self._settings.ssl_verify, ca_bundle=self._settings.custom_ca_bundle
+                ssl_verify=settings.ssl_verify,
+                ca_bundle=settings.custom_ca_bundle,
+                prefix=prefix_of(settings),
             ),
             name=spec.key,
             clock=self._clock,
         )
-        running = _Running(spec, session)
+        running = _Running(feed, spec, session)
         for work in (session.run(), self._pump(running)):
             task = asyncio.create_task(work)
             task.add_done_callback(self._observe)
@@ -171,38 +185,37 @@ class SourceStep:
 
     async def _pump(self, running: _Running) -> None:
         """Frames of one session to the log, in order, until the session is closed and empty."""
-        session, spec = running.session, running.spec
-        mapper = BinanceMapper(spec.symbols, self._settings.streams)
+        session, feed = running.session, running.feed
+        mapper = feed.exchange.mapper(running.spec, feed.settings)
         # Ids lost between two runs of a session are unknown to us: continuity must not take the
         # first id of a run for the successor of the last one of the run before.
         process = uuid.uuid4().hex
         while frames := await session.batch(_FRAMES):
             mapped = mapper.map(frames, ingestion_us=self._clock.now_us())
-            running.pending |= self._publish(mapped, f"{process}-{session.run_number}")
-            running.pending |= self._refuse([*mapped.refused, *session.take_refused()])
-            self._count(mapped, len(frames), session)
+            running.pending |= self._publish(feed, mapped, f"{process}-{session.run_number}")
+            running.pending |= self._refuse(feed, [*mapped.refused, *session.take_refused()])
+            self._count(running, mapped, len(frames))
             running.pending = await self._settle(running.pending)
             if len(frames) < _FEW_FRAMES:
                 # Every step behind us works per batch: frames that come one by one are cheaper, and
                 # so earlier in an answer, when a few travel together.
                 await asyncio.sleep(_LINGER_S)
-        await asyncio.gather(*running.pending, *self._refuse(session.take_refused()))
+        await asyncio.gather(*running.pending, *self._refuse(feed, session.take_refused()))
 
-    def _publish(self, mapped: Mapped, run: str) -> set[asyncio.Future[int]]:
+    def _publish(self, feed: SourceFeed, mapped: Mapped, run: str) -> set[asyncio.Future[int]]:
         futures: set[asyncio.Future[int]] = set()
-        for kind, batch in (("trades", mapped.trades), ("quotes", mapped.quotes)):
-            if batch is not None:
-                futures.update(self._publishers[kind].publish(batch, run))
+        for data_type, batch in mapped.batches():
+            futures.update(feed.publishers[data_type].publish(batch, run))
         return futures
 
-    def _refuse(self, refused: list[Refused]) -> set[asyncio.Future[int]]:
+    def _refuse(self, feed: SourceFeed, refused: list[Refused]) -> set[asyncio.Future[int]]:
         if not refused:
             return set()
         for entry in refused:
-            metrics.BINANCE_ERRORS.labels(entry.reason).inc()
+            metrics.FEED_ERRORS.labels(feed.exchange.name, entry.reason).inc()
         self.counts.refused += len(refused)
         log.warning("frames_refused", count=len(refused), reason=refused[0].reason)
-        return set(self._dead_letters.frames(refused))
+        return set(feed.dead_letters.frames(refused))
 
     async def _settle(self, pending: set[asyncio.Future[int]]) -> set[asyncio.Future[int]]:
         """Drop what the log acknowledged; wait while too much is on its way."""
@@ -217,20 +230,31 @@ class SourceStep:
                 future.result()  # raises what the log refused
         return {future for future in pending if not future.done()}
 
-    def _count(self, mapped: Mapped, frames: int, session: Session) -> None:
-        counts, stats = self.counts, session.stats
+    def _count(self, running: _Running, mapped: Mapped, frames: int) -> None:
+        counts = self.counts
         counts.frames += frames
         counts.trades += 0 if mapped.trades is None else mapped.trades.num_rows
         counts.quotes += 0 if mapped.quotes is None else mapped.quotes.num_rows
         counts.ignored += sum(mapped.ignored.values())
-        metrics.BINANCE_MESSAGES.labels(session.name).inc(frames)
-        metrics.BINANCE_CONNECTION_STATUS.labels(session.name).set(stats.connected)
-        metrics.BINANCE_LAST_MESSAGE.labels(session.name).set(stats.last_frame_us / 1e6)
-        metrics.BINANCE_LAST_PONG.labels(session.name).set(stats.last_pong_us / 1e6)
-        metrics.BINANCE_RECONNECT_DELAY.labels(session.name).set(stats.backoff_s)
+        counts.control += mapped.control
+        metrics.FEED_MESSAGES.labels(running.feed.exchange.name, running.spec.key).inc(frames)
+
+    def observe(self) -> None:
+        """Set the gauges of the sessions; also of those that bring nothing."""
+        for running in self._running.values():
+            stats = running.session.stats
+            labels = (running.feed.exchange.name, running.spec.key)
+            metrics.FEED_CONNECTION_STATUS.labels(*labels).set(stats.connected)
+            metrics.FEED_LAST_MESSAGE.labels(*labels).set(stats.last_frame_us / 1e6)
+            metrics.FEED_LAST_PONG.labels(*labels).set(stats.last_pong_us / 1e6)
+            metrics.FEED_RECONNECT_DELAY.labels(*labels).set(stats.backoff_s)
+            for reason, count in stats.reconnects.items():
+                new = count - running.reconnects[reason]
+                metrics.FEED_RECONNECTS.labels(*labels, reason).inc(new)
+                running.reconnects[reason] = count
 
 
-def _session_config(settings: Binance, max_frame_bytes: int) -> SessionConfig:
+def _session_config(settings: Feed, max_record_bytes: int) -> SessionConfig:
     return SessionConfig(
         urls=(settings.url, *settings.failover_urls),
         reconnect_initial_s=settings.reconnect_initial_s,
@@ -242,6 +266,8 @@ def _session_config(settings: Binance, max_frame_bytes: int) -> SessionConfig:
             ping_timeout_s=settings.ping_timeout_s,
             stale_after_s=settings.stale_after_s,
             subscribe_per_s=settings.subscribe_per_s,
-            max_frame_bytes=max_frame_bytes,
+            # A record is hardly larger than its frame: a frame that no batch of the log can hold is
+            # refused at the socket.
+            max_frame_bytes=min(settings.max_frame_bytes, max_record_bytes),
         ),
     )

@@ -143,7 +143,7 @@ async def test_bad_frames_are_refused_with_their_reason_and_the_stream_goes_on(
     assert (code, health["data"]["status"]) == (200, "healthy")
     metrics = await stack.metrics()
     for reason, count in Counter(reason for _, reason in FRAMES).items():
-        assert metrics[f'k2_binance_message_errors_total{{error_type="{reason}"}}'] == count
+        assert metrics[_errors(reason)] == count
     await stack.stop_exchange()
     assert await stack.stop_worker() == 0
 
@@ -286,3 +286,7 @@ async def test_wrong_requests_get_an_answer_that_names_the_parameter(stack: Stac
     key = {"X-API-Key": LOCAL_API_KEY}
     assert (await stack.request("GET", "/v1/trades", headers=key))[0] == 200
     await goes_on(stack)
+
+
+def _errors(reason: str) -> str:
+    return f'k2_feed_message_errors_total{{error_type="{reason}",exchange="binance"}}'

@@ -16,9 +16,10 @@ from k2.codecs import Codecs
 from k2.errors import LogError
 from k2.exchange.server import ExchangeServer
 from k2.settings import Binance
+from k2.sources.binance import BinanceExchange
 from k2.steps.dead_letters import DeadLetters
 from k2.steps.publish import SESSION_HEADER, Partitioner, Publisher, partition_of
-from k2.steps.source import SourceStep
+from k2.steps.source import SourceFeed, SourceStep
 from k2.testing.clock import eventually
 from k2.testing.log import MemoryLog
 from tests.exchange.feeds import ListFeed, book, serving, trade
@@ -76,9 +77,14 @@ async def source(codecs: Codecs, log: MemoryLog, url: str, **options: Any) -> As
         for topic in (TRADES, QUOTES)
     }
     step = SourceStep(
-        binance,
-        publishers,
-        DeadLetters(TRADES, log, codecs.of(TRADES.dlq), 500_000),
+        [
+            SourceFeed(
+                BinanceExchange(),
+                binance,
+                publishers,
+                DeadLetters(TRADES, log, codecs.of(TRADES.dlq), 500_000),
+            )
+        ],
         SYSTEM_CLOCK,
         partitions=PARTITIONS,
         max_record_bytes=max_record_bytes,
