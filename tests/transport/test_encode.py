@@ -2,11 +2,13 @@
 
 import random
 
+import pytest
 from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 from hypothesis import given
 from hypothesis import strategies as st
 
 from k2.transport.encode import Lz4BatchBuilder, compress_lz4
+from k2.transport.local import format as local
 
 
 def build(values, codec=0):
@@ -54,3 +56,20 @@ def test_a_builder_is_built_once_with_the_senders_state():
     state, records = read(raw)
     assert state == (9, 2, 500)
     assert [value for _, _, _, value, _ in records] == [b"value %d" % n for n in range(100)]
+
+
+@pytest.mark.parametrize("count", [1, 20, 3_000])
+def test_the_embedded_log_writes_batches_as_the_producer_does(count: int) -> None:
+    values: list[bytes | None] = [f"trade {n} of BTCUSDT".encode() * 3 for n in range(count)]
+    keys: list[bytes | None] = [b"BTCUSDT"] * count
+    headers = (("k2-cover", b"c" * 40),)
+    batch = local.encode(values, keys, range(count), headers)
+    plain = local.encode(values, keys, range(count), headers, codec="none")
+    header = local.parse_header(batch, 0)
+    assert header is not None
+    assert (header.size, header.records, header.next_offset) == (len(batch), count, count)
+    assert local.crc_is_valid(batch)
+    assert list(local.records_of(batch, 0)) == list(local.records_of(plain, 0))
+    small = count == 1  # a codec would cost more than it saves
+    assert DefaultRecordBatch(bytes(batch)).compression_type == (0 if small else 3)
+    assert len(batch) == len(plain) if small else len(batch) < len(plain) / 2
