@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 from faust.cli.worker import worker as faust_worker
 
+from k2.data_kind import check_feed
 from k2.errors import ConfigError
 from k2.log import json_lines
 from k2.setting_names import unknown_variables
@@ -25,10 +26,12 @@ WRONG_USE = 2
 def settings_or_exit() -> Settings:
     """The settings. Ends the process when they are not usable: nothing can be started."""
     try:
-        return settings()
+        found = settings()
+        check_feed(found)
     except ConfigError as exc:
         sys.stderr.write(f"{_told(exc.message)}\n")
         raise SystemExit(WRONG_USE) from exc
+    return found
 
 
 def _told(message: str) -> str:

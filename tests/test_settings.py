@@ -168,7 +168,8 @@ def test_the_older_name_of_the_batch_size_still_works(monkeypatch):
 
 def test_misspelt_variables_are_told_with_the_nearest_setting(monkeypatch, tmp_path):
     found = unknown_among(
-        ["K2_BINACE_URL", "k2_api_port", "K2_API_KEY", "K2_ZZZ", "PATH", "K2_TEST_X"], "environment"
+        ["K2_BINACE_URL", "k2_api_port", "K2_API_KEY_FILE", "K2_ZZZ", "PATH", "K2_TEST_X"],
+        "environment",
     )
     assert [(one.name, one.nearest) for one in found] == [
         ("K2_BINACE_URL", "K2_BINANCE_URL"),

@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from k2.exchange.feed import CaptureFeed, Feed
 from k2.exchange.looping import LoopingFeed
 from k2.exchange.server import DEFAULT_SENDS, ExchangeServer
+
+if TYPE_CHECKING:
+    from k2.exchange.memory import MarketMemory
+    from k2.exchange.simulator import Simulator
+
+#: Seconds between two notes of where a simulated market is.
+_REMEMBER_S = 1.0
 
 
 class Speed(click.ParamType):
@@ -37,14 +46,25 @@ class Speed(click.ParamType):
 
 @click.group()
 def exchange() -> None:
-    """Run an exchange server that speaks Binance's market-data protocol."""
+    """Run an exchange server that speaks Binance's market-data protocol.
+
+    A worker talks to it when K2_BINANCE_URL is its address (ws://127.0.0.1:9443). It prints that
+    address as JSON and serves until Ctrl-C; GET /k2/status says what it has sent.
+    """
 
 
 def _listen(command: click.decorators.FC) -> click.decorators.FC:
-    port = click.option("--port", default=9443, show_default=True, help="0: a free one.")
-    host = click.option("--host", default="127.0.0.1", show_default=True)
+    port = click.option(
+        "--port", default=9443, show_default=True, help="Port to listen on; 0: a free one."
+    )
+    host = click.option(
+        "--host", default="127.0.0.1", show_default=True, help="Address to listen on."
+    )
     sends = click.option(
-        "--sends", default=DEFAULT_SENDS, show_default=True, help="Sending times kept."
+        "--sends",
+        default=DEFAULT_SENDS,
+        show_default=True,
+        help="Sending times kept for GET /k2/sends.",
     )
     return port(host(sends(command)))
 
@@ -75,7 +95,7 @@ def serve(
     port: int,
     sends: int,
 ) -> None:
-    """Replay recorded captures."""
+    """Replay recorded captures, each client from the start unless --by-clock."""
     names = tuple(name.strip().upper() for name in also.split(",") if name.strip())
     if names and not loop:
         raise click.UsageError("--also needs --loop")
@@ -100,8 +120,13 @@ def serve(
 @click.option("--rate", default=1_000.0, show_default=True, help="Frames a second in all.")
 @click.option("--seed", default=1, show_default=True, help="The same seed, the same market.")
 @click.option("--first-id", default=1, show_default=True, help="First trade id of every symbol.")
-@click.option("--frames", type=int, help="End after so many frames; default: never.")
+@click.option("--frames", type=int, help="Send no more than so many frames; default: no end.")
 @click.option("--speed", type=Speed(), default="1", show_default=True, help="Times real time.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File in which the market is kept: the next run with it goes on, ids and prices.",
+)
 @_listen
 def simulate(
     symbols: str,
@@ -110,25 +135,60 @@ def simulate(
     first_id: int,
     frames: int | None,
     speed: float | None,
+    state: Path | None,
     host: str,
     port: int,
     sends: int,
 ) -> None:
     """Make up a market, by the clock, for as many clients as there are."""
+    from k2.exchange.memory import MarketMemory  # noqa: PLC0415 - only here
     from k2.exchange.simulator import Simulator, SimulatorConfig  # noqa: PLC0415 - only here
 
-    names = tuple(dict.fromkeys(name.strip().upper() for name in symbols.split(",") if name))
-    config = SimulatorConfig(names, rate, seed, first_id, frames)
+    if state is not None and speed is None:
+        raise click.UsageError("--state needs a --speed that is a number: ids are set aside by it")
+    names = tuple(
+        dict.fromkeys(name.strip().upper() for name in symbols.split(",") if name.strip())
+    )
+    memory = MarketMemory(state, (speed or 1.0)) if state is not None else None
+    known = memory.load() if memory is not None else {}
+    resume = {name: known[name] for name in names if name in known}
+    simulator = Simulator(SimulatorConfig(names, rate, seed, first_id, frames, resume))
 
     def build() -> ExchangeServer:
-        return ExchangeServer(
-            Simulator(config), host, port, speed=speed, mode="by-clock", sends=sends
-        )
+        return ExchangeServer(simulator, host, port, speed=speed, mode="by-clock", sends=sends)
 
-    asyncio.run(_run(build, f"simulated market of {len(names)} symbols"))
+    what = f"simulated market of {len(names)} symbols"
+    asyncio.run(_run(build, what, lambda server: _remembering(memory, simulator, server)))
 
 
-async def _run(build: Callable[[], ExchangeServer], what: str) -> None:
+@asynccontextmanager
+async def _remembering(
+    memory: MarketMemory | None, simulator: Simulator, server: ExchangeServer
+) -> AsyncIterator[None]:
+    """Keep the market in its file while it is open, and exactly when it closes."""
+    if memory is None:
+        yield
+        return
+    memory.reserve(simulator, server.sent)
+    task = asyncio.create_task(_note(memory, simulator, server))
+    try:
+        yield
+    finally:
+        task.cancel()
+        memory.save(simulator, server.sent)
+
+
+async def _note(memory: MarketMemory, simulator: Simulator, server: ExchangeServer) -> None:
+    while True:
+        await asyncio.sleep(_REMEMBER_S)
+        memory.reserve(simulator, server.sent)
+
+
+async def _run(
+    build: Callable[[], ExchangeServer],
+    what: str,
+    beside: Callable[[ExchangeServer], AbstractAsyncContextManager[None]] = lambda _: nullcontext(),
+) -> None:
     """Serve until Ctrl-C. Raises the `K2Error` that ends the feed early."""
     server = build()
     stop = asyncio.Event()
@@ -139,10 +199,13 @@ async def _run(build: Callable[[], ExchangeServer], what: str) -> None:
     print(json.dumps({"url": server.url, "port": server.port, "serves": what}), flush=True)
     waiters = [asyncio.create_task(stop.wait()), asyncio.create_task(server.failed.wait())]
     try:
-        await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+        async with beside(server):
+            try:
+                await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                await server.stop()
     finally:
         for waiter in waiters:
             waiter.cancel()
-        await server.stop()
     if server.error is not None:
         raise server.error

@@ -38,8 +38,9 @@ _COMMANDS = {
 #: What `k2 --help` shows together; a command of no section comes last.
 _SECTIONS = {
     "Try it": ("demo", "exchange"),
-    "Run it": ("up", "config"),
-    "Measure it": ("bench",),
+    "Run it": ("up", "config", "topics", "dev"),
+    "Look after it": ("lake", "dlq", "gaps", "backfill"),
+    "Measure it": ("bench", "chaos"),
     "Work on K2 itself": ("docs",),
 }
 #: Ends with the status of a wrong call: what was given has to be changed.
@@ -52,6 +53,7 @@ def _sections() -> list[tuple[str, list[str]]]:
     sections = [
         (title, [name for name in names if name in _COMMANDS]) for title, names in _SECTIONS.items()
     ]
+    sections = [(title, names) for title, names in sections if names]
     return [*sections, ("More", rest)] if rest else sections
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import random
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 from k2.clock import SYSTEM_CLOCK, Clock
@@ -42,14 +42,28 @@ _MORE_FILLS = 0.45  # chance that an aggressive order takes one more fill
 
 
 @dataclass(frozen=True, slots=True)
+class MarketState:
+    """Where a symbol's market stands: its next trade id, its last update id, and its price as the
+    logarithm of its ratio to the price it began with."""
+
+    trade_id: int
+    update_id: int
+    level: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class SimulatorConfig:
-    """What to simulate: `rate` frames a second over all symbols, the first the most active."""
+    """What to simulate: `rate` frames a second over all symbols, the first the most active.
+
+    `resume`: where an earlier run left the symbols; the others begin at `first_trade_id`.
+    """
 
     symbols: tuple[str, ...]
     rate: float = 1_000.0
     seed: int = 1
     first_trade_id: int = 1
     frames: int | None = None
+    resume: Mapping[str, MarketState] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.symbols:
@@ -93,11 +107,25 @@ class _Market:
         self.lot = _E8 // int(10 ** max(0, min(8, math.floor(math.log10(dollars)) + 1)))
         self.size_mu = math.log(500 / dollars)  # typical order: a few hundred dollars
         self.beta = rng.uniform(0.5, 1.5)
-        self.own = 0.0
         self.scale = rng.uniform(0.5, 2.0)
-        self.trade_id = config.first_trade_id
-        self.update_id = config.first_trade_id * 7
+        first_id = config.first_trade_id
+        state = config.resume.get(symbol) or MarketState(first_id, first_id * 7)
+        self.own = state.level
+        self.trade_id = state.trade_id
+        self.update_id = state.update_id
         self.bid = self.ask = 0
+
+
+class _World:
+    """All markets, and what moves them together."""
+
+    def __init__(self, config: SimulatorConfig) -> None:
+        # A market that goes on must not repeat the moves it made before.
+        resumed = "".join(f"/{state.trade_id}" for state in config.resume.values())
+        seed = f"{config.seed}{resumed}" if resumed else config.seed
+        self.rng = random.Random(seed)  # noqa: S311 - a simulation, not a secret
+        self.markets = [_Market(symbol, config) for symbol in config.symbols]
+        self.common = 0.0
 
 
 class Simulator:
@@ -106,32 +134,41 @@ class Simulator:
     def __init__(self, config: SimulatorConfig, clock: Clock = SYSTEM_CLOCK) -> None:
         self.config = config
         self._clock = clock
+        self._world = _World(config)
 
     def symbols(self) -> tuple[str, ...]:
         return self.config.symbols
 
     def segments(self) -> Iterator[Iterator[Frame]]:
-        return iter((frames(self.config, self._clock.now_us() * 1_000),))
+        self._world = _World(self.config)
+        return iter((_frames(self.config, self._world, self._clock.now_us() * 1_000),))
+
+    def levels(self) -> dict[str, float]:
+        """How far each symbol's price has come, as `MarketState.level`."""
+        world = self._world
+        return {m.symbol: m.own + m.beta * world.common for m in world.markets}
 
 
 def frames(config: SimulatorConfig, start_ns: int) -> Iterator[Frame]:
     """Frames from `start_ns` (wall clock) on; without end unless `config.frames` says."""
-    made = _generate(config, start_ns)
+    return _frames(config, _World(config), start_ns)
+
+
+def _frames(config: SimulatorConfig, world: _World, start_ns: int) -> Iterator[Frame]:
+    made = _generate(config, world, start_ns)
     if config.frames is None:
         return made
     return (frame for frame, _ in zip(made, range(config.frames), strict=False))
 
 
-def _generate(config: SimulatorConfig, start_ns: int) -> Iterator[Frame]:
-    rng = random.Random(config.seed)  # noqa: S311 - a simulation, not a secret
-    markets = [_Market(symbol, config) for symbol in config.symbols]
-    weights = list(accumulate(1 / (rank + 1) for rank in range(len(markets))))
+def _generate(config: SimulatorConfig, world: _World, start_ns: int) -> Iterator[Frame]:
+    rng = world.rng
+    weights = list(accumulate(1 / (rank + 1) for rank in range(len(world.markets))))
     arrivals = _arrivals(config.rate, rng, start_ns)
-    common = 0.0
     while True:
-        for market in rng.choices(markets, cum_weights=weights, k=256):
-            common += rng.gauss(0.0, _MARKET_SIGMA)
-            _move(market, common, rng)
+        for market in rng.choices(world.markets, cum_weights=weights, k=256):
+            world.common += rng.gauss(0.0, _MARKET_SIGMA)
+            _move(market, world.common, rng)
             if rng.random() < _TRADE_SHARE:
                 yield from _trades(market, arrivals, rng)
             else:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,12 +20,16 @@ from aiohttp.test_utils import TestServer
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from k2.cli.demo import report
-from k2.cli.demo.client import ExchangeClient, WorkerClient, answers, free_port
+from k2.cli.demo import feed, report
+from k2.cli.demo.client import ExchangeClient, WorkerClient, free_port, reachable
+from k2.cli.demo.feed import Options, choose, no_answer
 from k2.cli.demo.processes import Child, ChildFailed
 from k2.cli.demo.report import Drain, NotDrained, drained, final_report
-from k2.cli.demo.screen import render
+from k2.cli.demo.screen import Place, price_text, render
 from k2.cli.main import cli
+from k2.data_kind import REAL, SIMULATED, check_feed, claim, data_dir
+from k2.errors import ConfigError, SourceError
+from k2.settings import Binance, load_settings
 from tests.data import BTC_0808, require
 from tests.e2e.harness import Stack, gap_ranges, quote_ids, trade_ids
 
@@ -40,6 +45,8 @@ STATUS: dict[str, Any] = {
         "tables": {"trades": {"last_commit_ms": 12.5}, "quotes": {"last_commit_ms": None}},
     },
     "lake": {"trades": 100, "quotes": 200},
+    "memory": {"rss_mb": 251.3},
+    "uptime_s": 61.2,
     "freshness_ms": {"p50": 12.3, "p99": 45.6},
     "symbols": [
         {
@@ -144,13 +151,56 @@ async def test_a_stop_before_the_end_says_how_far_it_came() -> None:
         await drain(Answers(status(drained=False)), Answers(SENT), stop).wait()
 
 
+def shown(status_: dict[str, Any], width: int) -> str:
+    """The screen as text."""
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(render(status_, Place("replay", "http://127.0.0.1:8000", "k2-dev-api-key-2026")))
+    return console.export_text()
+
+
 def test_the_screen_shows_prices_level_and_freshness() -> None:
-    console = Console(width=120, record=True, file=io.StringIO())
-    console.print(render(STATUS, "replay", "http://127.0.0.1:8000", "the-key"))
-    text = console.export_text()
-    for shown in ("BTCUSDT", "61837.63", "1,234.0", "NORMAL", "12 / 46 ms", "100", "200", "12 ms"):
-        assert shown in text, shown
-    assert "curl -s -H 'X-API-Key: the-key'" in text
+    text = shown(STATUS, 120)
+    for part in ("BTCUSDT", "61,837.63", "1,234.0", "NORMAL", "12 ms", "46 ms", "100", "200"):
+        assert part in text, part
+    assert "curl -H X-API-Key:k2-dev-api-key-2026 'http://127.0.0.1:8000/v1/trades?limit=3'" in text
+
+
+def test_the_screen_fits_80_columns_with_the_largest_numbers() -> None:
+    full = status(
+        lag=5_000_000,
+        degradation_level=4,
+        degradation_name="CIRCUIT_BREAK",
+        lake_trades=99_999_999,
+        lake_quotes=99_999_999,
+        validate_duplicates=1_234_567,
+        freshness_ms={"p50": 12_345.0, "p99": 99_999.0},
+    )
+    lines = shown(full, 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) == len(shown(full, 120).splitlines()), "nothing wraps"
+    for part in ("CIRCUIT_BREAK", "99,999,999", "1,234,567", "99,999 ms", "trades stored"):
+        assert any(part in line for line in lines), part
+    assert any(line.rstrip().endswith("limit=3'") and line.startswith("curl") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("stored", "text"),
+    [
+        ("61709.25", "61,709.25"),
+        ("61709.2", "61,709.20"),
+        ("61709", "61,709.00"),
+        ("2681.6", "2,681.600"),
+        ("2681.627", "2,681.627"),
+        ("0.6112", "0.6112000"),
+        ("0.0000081", "0.00000810"),
+        ("0.0000000001", "0.0000000001"),
+        ("100000000", "100,000,000.00"),
+        ("0", "0.00"),
+        (None, "-"),
+    ],
+)
+def test_a_price_keeps_its_decimals(stored: str | None, text: str) -> None:
+    assert price_text(stored) == text
 
 
 def test_a_free_port_is_the_preferred_one_unless_it_is_taken() -> None:
@@ -173,16 +223,92 @@ async def socket_handler(request: web.Request) -> web.WebSocketResponse:
     return ws
 
 
-async def test_a_live_feed_is_one_whose_socket_opens() -> None:
+def options(**changes: Any) -> Options:
+    usual: dict[str, Any] = {
+        "captures": (),
+        "speed": "1",
+        "until_drained": False,
+        "by_clock": False,
+        "data_dir": None,
+        "as_json": False,
+        "source": "auto",
+        "symbols": (),
+        "rate": 200,
+    }
+    return Options(**{**usual, **changes})
+
+
+async def test_a_feed_is_live_when_an_address_opens_a_socket_and_says_why_not() -> None:
     app = web.Application()
-    app.router.add_get("/ws/btcusdt@trade", socket_handler)
+    app.router.add_get("/stream", socket_handler)
     server = TestServer(app)
     await server.start_server()
     base = f"ws://127.0.0.1:{server.port}"
-    assert await answers(f"{base}/ws/btcusdt@trade", 5.0)
-    assert not await answers(f"{base}/elsewhere", 5.0)
+    nobody = f"ws://127.0.0.1:{free_port()}"
+    assert (await choose(options(), Binance(url=base))).live
+    assert (await choose(options(), Binance(url=nobody, failover_urls=(base,)))).live
+    refused = await choose(options(), Binance(url=f"{base}/elsewhere"))
+    assert (refused.live, refused.market) == (False, SIMULATED)
+    assert "answered 404 instead of opening a WebSocket" in refused.why
     await server.close()
-    assert not await answers(f"{base}/ws/btcusdt@trade", 5.0)
+    gone = await choose(options(), Binance(url=base))
+    assert gone.why.startswith("Binance did not answer: Cannot connect to host 127.0.0.1:")
+    assert gone.why.endswith("using the built-in simulator.")
+    with pytest.raises(SourceError, match=r"did not answer.*check the network"):
+        await choose(options(source="live"), Binance(url=base))
+
+
+async def test_a_silent_exchange_is_given_up_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "PROBE_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        base = f"ws://127.0.0.1:{silent.getsockname()[1]}"
+        assert await no_answer(Binance(url=base)) == f"{base} within 0.05 s"
+
+
+# -- where data goes -------------------------------------------------------------------------
+
+
+def test_simulated_data_has_a_directory_of_its_own(tmp_path: Path) -> None:
+    assert data_dir(None, tmp_path, REAL) == tmp_path
+    assert data_dir(None, tmp_path, SIMULATED) == tmp_path / "simulated"
+    assert data_dir(tmp_path / "mine", tmp_path, SIMULATED) == tmp_path / "mine"
+
+
+@pytest.mark.parametrize(("first", "second"), [(REAL, SIMULATED), (SIMULATED, REAL)])
+def test_simulated_and_real_data_are_never_put_together(
+    tmp_path: Path, first: str, second: str
+) -> None:
+    claim(tmp_path / "data", first)
+    claim(tmp_path / "data", first)
+    with pytest.raises(ConfigError, match=f"holds {first} market data, and {second} data must not"):
+        claim(tmp_path / "data", second)
+
+
+def test_data_without_a_mark_counts_as_an_exchanges(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    with pytest.raises(ConfigError, match="holds real market data"):
+        claim(tmp_path, SIMULATED)
+
+
+def test_a_worker_adds_no_exchange_to_simulated_data(tmp_path: Path) -> None:
+    claim(tmp_path, SIMULATED)
+    made = load_settings()
+    core = made.core.model_copy(update={"data_dir": tmp_path})
+    live = made.model_copy(update={"core": core, "binance": Binance(url="wss://exchange:9443")})
+    with pytest.raises(ConfigError, match="holds simulated market data and K2_BINANCE_URL"):
+        check_feed(live)
+    check_feed(live.model_copy(update={"binance": Binance(url="ws://127.0.0.1:9443")}))
+    check_feed(made)
+
+
+async def test_a_port_of_an_address_that_is_not_ours_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"K2_API_HOST='192\.0\.2\.1' is not an address of this"):
+        free_port(8000, "192.0.2.1")
+    with pytest.raises(ConfigError, match="K2_API_HOST='no such host'"):
+        free_port(8000, "no such host")
+    assert [reachable(host) for host in ("0.0.0.0", "::", "127.0.0.1", "::1", "me")] == [
+        *("127.0.0.1", "[::1]", "127.0.0.1", "[::1]", "me")
+    ]
 
 
 # -- processes -------------------------------------------------------------------------------
@@ -274,25 +400,60 @@ def test_a_speed_is_a_positive_number_or_max(speed: str) -> None:
     assert "a positive number or max" in result.output
 
 
-def test_until_drained_needs_a_capture() -> None:
-    result = invoke("--until-drained")
-    assert result.exit_code == 2
-    assert "--until-drained needs --capture" in result.output
-
-
-@pytest.mark.parametrize("arguments", [["--source", "kraken"], ["--rate", "x"], ["--nonsense"]])
-def test_other_wrong_options_are_named(arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--until-drained"], "--until-drained needs --capture"),
+        (["--by-clock"], "--by-clock needs --capture"),
+        (["--speed", "max"], "--speed needs --capture"),
+        (["--capture", "x", "--source", "live"], "exclude each other"),
+        (["--source", "kraken"], "--source"),
+        (["--rate", "x"], "--rate"),
+        (["--rate", "0"], "--rate"),
+        (["--symbols", ","], "letters and digits"),
+        (["--symbols", "BTC/USDT"], "letters and digits"),
+        (["--data-dir", __file__], "--data-dir"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_wrong_options_are_named(arguments: list[str], said: str) -> None:
     result = invoke(*arguments)
     assert result.exit_code == 2
-    assert arguments[0] in result.output
+    assert said in result.output
 
 
-def test_a_capture_that_is_not_there_is_named(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.gz", tmp_path):
-        result = invoke("--capture", str(path), "--data-dir", str(tmp_path / "data"))
-        assert result.exit_code == 2
-        assert f"--capture {path}: no such file" in result.output
+@pytest.mark.parametrize("symbols", [(), ("--symbols", "BTCUSDT")])
+def test_a_capture_that_cannot_be_replayed_is_named(
+    tmp_path: Path, symbols: tuple[str, ...]
+) -> None:
+    require(BTC_0808)
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "noise").write_bytes(b"noise\n" * 9)
+    (tmp_path / "text.gz").write_bytes(b"\x1f\x8bnot gzip at all")
+    for name, said in {
+        "none.gz": "no such file",
+        ".": "is a directory",
+        "empty": "is empty",
+        "noise": "of no known layout",
+        "text.gz": "is a damaged gzip",
+    }.items():
+        path = tmp_path / name
+        result = invoke(
+            *("--capture", str(BTC_0808), "--capture", str(path), *symbols),
+            *("--data-dir", str(tmp_path / "data")),
+        )
+        assert result.exit_code == 2, name
+        assert f"k2: capture {path}" in result.output
+        assert said in result.output
     assert not (tmp_path / "data").exists(), "nothing was begun"
+
+
+def test_a_capture_without_a_stream_is_told_what_one_looks_like(tmp_path: Path) -> None:
+    path = tmp_path / "other"
+    path.write_text('1723161254000000000 {"type":"ticker"}\n')
+    result = invoke("--capture", str(path))
+    assert result.exit_code == 2
+    assert "has no Binance stream in it" in result.output
 
 
 class Command:
@@ -320,6 +481,20 @@ class Command:
         return process.returncode, out.decode(), err.decode()
 
 
+async def test_ctrl_c_while_starting_ends_at_once_and_leaves_nothing_running(
+    tmp_path: Path,
+) -> None:
+    command = Command(tmp_path, "--source", "simulator", "--rate", "5")
+    process = await command.start()
+    while not (command.data / "logs" / "worker.log").exists():  # noqa: ASYNC110 - another process
+        await asyncio.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    async with asyncio.timeout(30):
+        out, err = await process.communicate()
+    assert process.returncode == 130, err.decode()
+    assert "Stopped before K2 was up." in out.decode()
+
+
 @pytest.mark.parametrize("damage", ["cut", "noise"])
 async def test_a_damaged_capture_ends_the_demo_with_the_place(tmp_path: Path, damage: str) -> None:
     require(BTC_0808)
@@ -332,17 +507,8 @@ async def test_a_damaged_capture_ends_the_demo_with_the_place(tmp_path: Path, da
     assert "Traceback" not in err, err
 
 
-@pytest.mark.timeout(120)
-async def test_without_a_network_the_simulator_takes_over_and_ctrl_c_stores_everything(
-    tmp_path: Path,
-) -> None:
-    nobody = f"ws://127.0.0.1:{free_port()}"
-    command = Command(
-        tmp_path,
-        *("--json", "--rate", "500", "--symbols", "BTCUSDT"),
-        K2_BINANCE_URL=nobody,
-        K2_BINANCE_FAILOVER_URLS="",
-    )
+async def run_until(command: Command, trades: int) -> tuple[str, dict[str, Any]]:
+    """Run until so many trades came, then Ctrl-C: (what it said while starting, its report)."""
     process = await command.start()
     assert process.stderr is not None
     said = ""
@@ -350,27 +516,51 @@ async def test_without_a_network_the_simulator_takes_over_and_ctrl_c_stores_ever
         line = (await process.stderr.readline()).decode()
         assert line, said
         said += line
-    assert "Source: built-in exchange simulator." in said
     base = said.split("API    ")[1].split("/ ")[0]
     async with aiohttp.ClientSession() as session:
         client = WorkerClient(session, base, "k2-dev-api-key-2026")
-        while (await client.status())["source"]["trades"] < 100:  # noqa: ASYNC110
+        while (await client.status())["source"]["trades"] < trades:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     process.send_signal(signal.SIGINT)
     async with asyncio.timeout(20):
         out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
-    final = json.loads(out.decode().strip().splitlines()[-1])
-    trades, quotes = trade_ids(command.data), quote_ids(command.data)
-    assert final["lake"] == {"trades": len(trades), "quotes": len(quotes)}
-    assert len(trades) >= final["source"]["trades"] >= 100
-    assert trades == list(range(trades[0], trades[0] + len(trades)))
+    return said, json.loads(out.decode().strip().splitlines()[-1])
+
+
+@pytest.mark.timeout(120)
+async def test_without_a_network_the_simulator_takes_over_and_goes_on_where_it_stopped(
+    tmp_path: Path,
+) -> None:
+    busy = TestServer(web.Application())
+    await busy.start_server()
+    command = Command(
+        tmp_path,
+        *("--json", "--rate", "500", "--symbols", "BTCUSDT"),
+        K2_BINANCE_URL=f"ws://127.0.0.1:{free_port()}",
+        K2_BINANCE_FAILOVER_URLS="",
+        K2_API_PORT=str(busy.port),
+    )
+    stored: list[int] = []
+    for _ in range(2):
+        said, final = await run_until(command, 100)
+        assert "Binance did not answer: Cannot connect to host 127.0.0.1:" in said
+        assert f"Port {busy.port} (K2_API_PORT) is taken; the API is on port " in said
+        assert "Source: built-in simulator." in said
+        trades, quotes = trade_ids(command.data), quote_ids(command.data)
+        assert final["lake"] == {"trades": len(trades), "quotes": len(quotes)}
+        assert len(trades) - len(stored) >= final["source"]["trades"] >= 100
+        assert trades == list(range(trades[0], trades[0] + len(trades)))
+        assert (final["gaps"], final["duplicates_dropped"]) == (0, 0)
+        stored = trades
+    await busy.close()
     assert gap_ranges(command.data) == []
 
 
 @pytest.mark.timeout(120)
 async def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
     """The data directory of another worker, and its port."""
+    claim(tmp_path / "data", SIMULATED)
     async with Stack(tmp_path) as stack:
         await stack.start_worker(K2_BINANCE_ENABLED="false")
         status_, _, err = await Command(tmp_path, "--json", "--source", "simulator").run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from typing import Any, Final, cast
 from urllib.parse import urlencode
@@ -10,6 +11,7 @@ from urllib.parse import urlencode
 import aiohttp
 
 from k2.cli.demo.processes import Child, ChildFailed
+from k2.errors import ConfigError
 from k2.pipeline.open_gaps import open_ranges
 
 _GAPS: Final = (
@@ -89,27 +91,37 @@ class ExchangeClient:
         )
 
 
-def free_port(preferred: int = 0) -> int:
-    """`preferred` when nobody listens there, else a port the system chooses."""
+def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
+    """`preferred` when nobody listens there, else a port the system chooses.
+
+    Raises `ConfigError` when `host` is no address of this machine.
+    """
+    try:
+        (family, kind, _, _, address), *_ = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+    except OSError as exc:
+        raise _no_such_host(host, exc) from exc
     for port in (preferred, 0):
-        with socket.socket() as probe:
+        with socket.socket(family, kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
+                probe.bind((address[0], port))
+            except OSError as exc:
+                if exc.errno == errno.EADDRNOTAVAIL:
+                    raise _no_such_host(host, exc) from exc
                 continue
             return int(probe.getsockname()[1])
-    raise ChildFailed("no free port on 127.0.0.1")
+    raise ChildFailed(f"no free port on {host}")
 
 
-async def answers(url: str, timeout_s: float) -> bool:
-    """True when a WebSocket can be opened at `url` within `timeout_s`."""
-    try:
-        async with (
-            asyncio.timeout(timeout_s),
-            aiohttp.ClientSession() as session,
-            session.ws_connect(url),
-        ):
-            return True
-    except (aiohttp.ClientError, OSError, TimeoutError):
-        return False
+def _no_such_host(host: str, exc: OSError) -> ConfigError:
+    return ConfigError(
+        f"K2_API_HOST={host!r} is not an address of this machine ({exc.strerror}); allowed: one of "
+        "its own, e.g. 127.0.0.1, or 0.0.0.0 for all of them",
+        variable="K2_API_HOST",
+    )
+
+
+def reachable(host: str) -> str:
+    """The host part of an address at which what listens on `host` is reached from here."""
+    own = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not bound here
+    return f"[{own}]" if ":" in own else own
