@@ -12,7 +12,6 @@ from dotenv import dotenv_values
 from pydantic.fields import FieldInfo
 
 from k2.setting_files import SUFFIX, is_secret
-from k2.setting_files import SUFFIX, is_secret
 from k2.settings import GROUPS, variable
 
 _PREFIX = "K2_"
@@ -35,14 +34,17 @@ class Unknown(NamedTuple):
 
 
 def known_variables() -> list[str]:
-    """Every setting's variable, and those that name a file with a secret in it."""
-    fields = [
-        (variable(group, name), field)
+    """Every setting's variable; of a secret also the one that names a file."""
+    return [
+        name
         for group in GROUPS.values()
-        for name, field in group.model_fields.items()
+        for field, known in group.model_fields.items()
+        for name in _names(variable(group, field), known)
     ]
-    files = [f"{name}{SUFFIX}" for name, field in fields if is_secret(field)]
-    return [name for name, _ in fields] + files
+
+
+def _names(name: str, field: FieldInfo) -> list[str]:
+    return [name, f"{name}{SUFFIX}"] if is_secret(field) else [name]
 
 
 def unknown_among(names: Iterable[str], origin: str) -> list[Unknown]:
