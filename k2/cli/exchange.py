@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from k2.exchange.dialects import DIALECTS, dialect_of
 from k2.exchange.feed import CaptureFeed, Feed
 from k2.exchange.looping import LoopingFeed
 from k2.exchange.server import DEFAULT_SENDS, ExchangeServer
@@ -46,10 +47,11 @@ class Speed(click.ParamType):
 
 @click.group()
 def exchange() -> None:
-    """Run an exchange server that speaks Binance's market-data protocol.
+    """Run an exchange server that speaks an exchange's own market-data protocol.
 
-    A worker talks to it when K2_BINANCE_URL is its address (ws://127.0.0.1:9443). It prints that
-    address as JSON and serves until Ctrl-C; GET /k2/status says what it has sent.
+    A worker talks to it when K2_BINANCE_URL (K2_KRAKEN_URL, K2_COINBASE_URL) is its address
+    (ws://127.0.0.1:9443). It prints that address as JSON and serves until Ctrl-C; GET /k2/status
+    says what it has sent.
     """
 
 
@@ -83,6 +85,12 @@ def _listen(command: click.decorators.FC) -> click.decorators.FC:
 @click.option("--loop", is_flag=True, help="For ever, under ids and times that go on rising.")
 @click.option("--also", default="", help="With --loop: the same market under more symbols.")
 @click.option("--at-once", is_flag=True, help="By the clock: do not wait for a first client.")
+@click.option(
+    "--exchange",
+    "name",
+    type=click.Choice(sorted(DIALECTS)),
+    help="Whose protocol to speak; default: the one of the captures.",
+)
 @_listen
 def serve(
     captures: tuple[Path, ...],
@@ -91,6 +99,7 @@ def serve(
     loop: bool,
     also: str,
     at_once: bool,
+    name: str | None,
     host: str,
     port: int,
     sends: int,
@@ -99,6 +108,9 @@ def serve(
     names = tuple(name.strip().upper() for name in also.split(",") if name.strip())
     if names and not loop:
         raise click.UsageError("--also needs --loop")
+    dialect = DIALECTS[name] if name else dialect_of(CaptureFeed(captures))
+    if loop and dialect.name != "binance":
+        raise click.UsageError(f"--loop knows captures of binance; these are of {dialect.name}")
     feed: Feed = LoopingFeed(captures, names) if loop else CaptureFeed(captures)
 
     def build() -> ExchangeServer:
@@ -110,6 +122,7 @@ def serve(
             mode="by-clock" if by_clock else "per-connection",
             wait_for_client=not at_once,
             sends=sends,
+            dialect=dialect,
         )
 
     asyncio.run(_run(build, f"replay of {', '.join(map(str, captures))}"))

@@ -2,7 +2,8 @@
 
 Two line layouts are read, plain or gzip: `<receive time, ns> <frame>` and
 `<receive time, s with fraction>: <frame>`. Lines that record a connection (they hold its URL) or
-what the client itself sent (`<-`) are passed over. REST answers are frames without a stream.
+what the client itself sent (`<-`) are passed over. REST answers are frames without a stream. A file
+that is one REST answer of Kraken's trade history is read as the frames those trades came in.
 """
 
 from __future__ import annotations
@@ -10,16 +11,31 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from k2.errors import CaptureError
+from k2.exchange.kraken_rest import is_rest, rest_lines
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_STREAM = re.compile(rb'\{\s*"stream"\s*:\s*"([^"\\]*)"')
 _PREFIX = b'{"stream":"'
+_COINBASE = {b"match": b"matches", b"last_match": b"matches", b"ticker": b"ticker"}
+#: How frames of each exchange begin, and the name of the stream they say they are of.
+_STREAMS: tuple[tuple[re.Pattern[bytes], Callable[[re.Match[bytes]], bytes]], ...] = (
+    (re.compile(rb'\{\s*"stream"\s*:\s*"([^"\\]*)"'), lambda found: found[1]),
+    (
+        re.compile(rb'\{"channel":"(trade|ticker)",.{0,40}?"data":\[\{"symbol":"([^"\\]*)"'),
+        lambda found: found[1] + b":" + found[2],
+    ),
+    (re.compile(rb'\[\d+,\[.*\],"trade","([^"\\]*)"\]$'), lambda found: b"trade:" + found[1]),
+    (
+        re.compile(rb'\{"type":"(match|last_match|ticker)",.*?"product_id":"([^"\\]*)"'),
+        lambda found: _COINBASE[found[1]] + b":" + found[2],
+    ),
+)
 _LAYOUTS = "`<nanoseconds> <frame>` or `<seconds.fraction>: <frame>`"
 
 
@@ -32,11 +48,16 @@ class Frame(NamedTuple):
 
 
 def stream_of(data: bytes) -> bytes:
-    """The name of the combined stream a frame belongs to; empty when it names none."""
+    """The stream a frame belongs to; empty when it names none.
+
+    Binance's own name (`btcusdt@trade`), elsewhere `channel:symbol` (`matches:BTC-USD`).
+    """
     if data.startswith(_PREFIX):
         return data[len(_PREFIX) : data.find(b'"', len(_PREFIX))]
-    found = _STREAM.match(data)
-    return found[1] if found else b""
+    for pattern, name in _STREAMS:
+        if found := pattern.match(data):
+            return name(found)
+    return b""
 
 
 def read_capture(path: Path) -> Iterator[Frame]:
@@ -48,7 +69,10 @@ def read_capture(path: Path) -> Iterator[Frame]:
     names: dict[bytes, str] = {}
     number = 0
     with _opened(path) as file, _gzip_errors_named(path):
-        for number, line in enumerate(file, start=1):
+        lines: Iterable[bytes] = file
+        first = next(iter(file), b"")
+        lines = rest_lines(first + file.read(), path) if is_rest(first) else chain([first], file)
+        for number, line in enumerate(filter(None, lines), start=1):
             recv_ns, data = _split(line, path, number)
             if not data:
                 continue

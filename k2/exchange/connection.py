@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +13,14 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from k2.clock import Clock
 from k2.exchange.capture import Frame
-from k2.exchange.control import MessageLimit, Subscriptions, answer, from_url
+from k2.exchange.control import MessageLimit
+from k2.exchange.dialect import Dialect, Recent
 from k2.exchange.faults import Faults
 from k2.exchange.tally import OTHER, Tally, id_of, kind_of
 
 _log = structlog.get_logger(__name__)
 
 _TEXT = 0x81  # final fragment, opcode text; a server does not mask (RFC 6455, 5.1)
-_INNER = b'"data":'
 
 #: A client this far behind a clock that does not wait is cut off, as Binance does.
 MAX_BACKLOG_BYTES = 64 * 1024 * 1024
@@ -45,26 +46,30 @@ def frame_header(length: int) -> bytes:
 _HEADERS = [frame_header(length) for length in range(1_024)]
 
 
-def bare(data: bytes) -> bytes:
-    """The payload inside a combined-stream frame, as `/ws/` addresses deliver it."""
-    start = data.find(_INNER)
-    return data[start + len(_INNER) : data.rfind(b"}")] if start >= 0 else data
-
-
 class Connection:
     """A connected client. `serve()` runs until it is gone; `write()` and `drain()` feed it."""
 
     def __init__(
-        self, request: web.Request, clock: Clock, faults: Faults, tally: Tally, pings: PingPolicy
+        self,
+        request: web.Request,
+        clock: Clock,
+        faults: Faults,
+        tally: Tally,
+        pings: PingPolicy,
+        dialect: Dialect,
+        recent: Recent,
     ) -> None:
-        self.subscriptions: Subscriptions = from_url(request.path, request.query.get("streams", ""))
+        self.subscriptions = dialect.open(request.path, request.query.get("streams", ""))
+        self.recent = recent
+        self._dialect = dialect
+        self._said_s = clock.monotonic_s()
         self.subscribed = asyncio.Event()
         self._request = request
         self._clock = clock
         self._faults = faults
         self._tally = tally
         self._pings = pings
-        self._limit = MessageLimit()
+        self._limit = MessageLimit(dialect.messages_per_s)
         self._held: dict[str, Frame] = {}
         self._goodbye = asyncio.Lock()
         self._last_pong_s = clock.monotonic_s()
@@ -77,7 +82,8 @@ class Connection:
         """Answer control messages until the client leaves or breaks a rule."""
         await self._ws.prepare(self._request)
         self._note_subscriptions()
-        pinging = asyncio.create_task(self._ping())
+        await self._say(self._dialect.greeting())
+        tasks = [asyncio.create_task(self._ping()), asyncio.create_task(self._beat())]
         try:
             async for message in self._ws:
                 await self._receive(message.type, message.data)
@@ -87,7 +93,8 @@ class Connection:
             # A close handshake begun elsewhere must end before the handler returns, which drops
             # the connection.
             async with self._goodbye:
-                pinging.cancel()
+                for task in tasks:
+                    task.cancel()
         return self._ws
 
     async def _receive(self, kind: WSMsgType, data: Any) -> None:
@@ -99,8 +106,29 @@ class Connection:
         elif kind is WSMsgType.PONG:
             self._last_pong_s = self._clock.monotonic_s()
         elif kind in (WSMsgType.TEXT, WSMsgType.BINARY):
-            await self._ws.send_str(answer(data, self.subscriptions))
+            self._said_s = self._clock.monotonic_s()
+            await self._say(self._dialect.answer(data, self.subscriptions, self.recent))
             self._note_subscriptions()
+
+    async def _say(self, texts: list[str]) -> None:
+        for text in texts:
+            await self._ws.send_str(text)
+
+    async def _beat(self) -> None:
+        every_s = self._dialect.heartbeat_s
+        while every_s:
+            await self._clock.sleep(every_s)
+            if not self._faults.deaf and not self._ws.closed:
+                now_us = self._clock.now_us()
+                beats = self._dialect.heartbeat(self.subscriptions, self.recent, now_us)
+                with contextlib.suppress(ConnectionError):  # the reader reports it
+                    await self._say(beats)
+
+    async def settled(self) -> None:
+        """Return when the client has said what it wants."""
+        await self.subscribed.wait()
+        while (left_s := self._said_s + self._dialect.settle_s - self._clock.monotonic_s()) > 0:
+            await self._clock.sleep(left_s)
 
     def _note_subscriptions(self) -> None:
         if self.subscriptions.streams:
@@ -134,9 +162,8 @@ class Connection:
         if self._faults.touch_frames:
             chosen = [frame for frame in chosen for _ in range(self._copies(frame))]
         parts: list[bytes] = []
-        combined = self.subscriptions.combined
         for frame in chosen:
-            data = frame.data if combined else bare(frame.data)
+            data = self._dialect.render(frame, self.subscriptions)
             length = len(data)
             parts.append(_HEADERS[length] if length < 1_024 else frame_header(length))
             parts.append(data)

@@ -1,4 +1,4 @@
-"""An exchange that speaks Binance's market-data protocol, fed by captures or the simulator.
+"""An exchange that speaks one exchange's protocol, fed by captures or the simulator.
 
 Delivery: `per-connection` gives every client the whole feed from its start, as fast as it takes it
 (back-pressure; nothing is lost); `by-clock` plays the feed once for everybody, whether or not
@@ -18,8 +18,10 @@ from aiohttp import WSCloseCode, web
 
 from k2.clock import SYSTEM_CLOCK, Clock
 from k2.errors import CaptureError, ConfigError
+from k2.exchange.binance import BinanceDialect
 from k2.exchange.capture import Frame
 from k2.exchange.connection import MAX_BACKLOG_BYTES, Connection, PingPolicy
+from k2.exchange.dialect import Dialect, Recent
 from k2.exchange.faults import Faults
 from k2.exchange.feed import Feed, Playback
 from k2.exchange.rest import control_routes, market_routes
@@ -57,7 +59,10 @@ class ExchangeServer:
         sends: int = DEFAULT_SENDS,
         pings: PingPolicy | None = None,
         clock: Clock = SYSTEM_CLOCK,
+        dialect: Dialect | None = None,
     ) -> None:
+        self.dialect = dialect or BinanceDialect()
+        self.newest = Recent(self.dialect.trades)
         self.host = host
         self.port = port
         self.feed = feed
@@ -86,9 +91,8 @@ class ExchangeServer:
         """Listen. Raises `ConfigError` when the address cannot be had."""
         app = web.Application(client_max_size=1_048_576)
         app.add_routes([*market_routes(self), *control_routes(self)])
-        app.router.add_get("/stream", self._accept)
-        app.router.add_get("/ws", self._accept)
-        app.router.add_get("/ws/{streams:.*}", self._accept)
+        for path in self.dialect.paths:
+            app.router.add_get(path, self._accept)
         self._runner = web.AppRunner(
             app, access_log=None, shutdown_timeout=1.0, max_line_size=_MAX_URL_BYTES
         )
@@ -141,6 +145,7 @@ class ExchangeServer:
         return {
             "state": self.state,
             "finished": self.finished,
+            "exchange": self.dialect.name,
             "mode": self._mode,
             "speed": self._speed if self._speed is not None else "max",
             "started_at_us": self.started_at_us,
@@ -157,7 +162,16 @@ class ExchangeServer:
     async def _accept(self, request: web.Request) -> web.StreamResponse:
         if self.faults.take_refusal():
             return web.json_response({"code": -1000, "msg": "Service unavailable"}, status=503)
-        connection = Connection(request, self.clock, self.faults, self.sent, self._pings)
+        connection = Connection(
+            request,
+            self.clock,
+            self.faults,
+            self.sent,
+            self._pings,
+            self.dialect,
+            # By the clock everybody sees the same market; else each its own replay.
+            self.newest if self._mode == "by-clock" else Recent(self.dialect.trades),
+        )
         self.connections += 1
         self.clients.add(connection)
         feeding = asyncio.create_task(self._feed(connection))
@@ -170,7 +184,7 @@ class ExchangeServer:
                 await feeding
 
     async def _feed(self, connection: Connection) -> None:
-        await connection.subscribed.wait()
+        await connection.settled()
         self._subscribed.set()
         if self._mode == "by-clock":
             return
@@ -190,6 +204,7 @@ class ExchangeServer:
         playback = Playback(self.feed, self._speed, self.clock)
         while frames := await playback.next():
             await self.faults.wait_stall()
+            connection.recent.add(frames)
             connection.write(frames)
             await connection.drain()
             await asyncio.sleep(0)  # a socket that never fills would starve everybody else
@@ -212,6 +227,7 @@ class ExchangeServer:
         for frame in frames:
             self.played.add(frame, now_ns)
         self.recent.extend(frames)
+        self.newest.add(frames)
         for client in tuple(self.clients):
             client.write(frames)
             if client.backlog_bytes > MAX_BACKLOG_BYTES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from typing import Any
 
@@ -9,26 +10,34 @@ from k2.exchange.capture import Frame
 
 TRADE, QUOTE, OTHER = "trade", "bookTicker", "other"
 _ID_KEYS = {TRADE: b'"t":', QUOTE: b'"u":'}
+#: Of exchanges whose streams are `channel:symbol`.
+_OTHER_KEYS = {TRADE: b'"trade_id":', QUOTE: b'"sequence":'}
+_KINDS = {"trade": TRADE, "matches": TRADE, "ticker": QUOTE}
+_DIGITS = re.compile(rb"[0-9]+")
 
 
 def kind_of(stream: str) -> str:
     """`trade`, `bookTicker` or `other`, by the stream's channel."""
-    channel = stream.partition("@")[2]
+    _, mark, channel = stream.partition("@")
+    if not mark:
+        return _KINDS.get(stream.partition(":")[0], OTHER)
     return channel if channel in _ID_KEYS else OTHER
 
 
 def id_of(kind: str, data: bytes) -> int | None:
-    """The trade id `t` or update id `u` of a frame; None when it has none."""
+    """The id of a frame's (first) trade or book ticker; None when it has none."""
     key = _ID_KEYS.get(kind)
     if key is None:
         return None
     start = data.find(key)
     if start < 0:
+        key = _OTHER_KEYS[kind]
+        start = data.find(key)
+    if start < 0:
         return None
     start += len(key)
-    end = data.find(b",", start)
-    digits = data[start:end]
-    return int(digits) if digits.isdigit() else None
+    digits = _DIGITS.match(data, start)
+    return int(digits[0]) if digits else None
 
 
 class StreamTally:

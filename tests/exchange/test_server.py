@@ -13,8 +13,9 @@ import pytest
 from aiohttp import WSMsgType
 
 from k2.errors import ConfigError
+from k2.exchange.binance import bare
 from k2.exchange.capture import read_capture
-from k2.exchange.connection import PingPolicy, bare, frame_header
+from k2.exchange.connection import PingPolicy, frame_header
 from k2.exchange.feed import CaptureFeed
 from k2.exchange.server import ExchangeServer
 from k2.testing.clock import ManualClock, eventually
