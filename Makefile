@@ -47,8 +47,9 @@ format: setup ## Format the code and mend what the linter can
 	$(BIN)/ruff format .
 
 .PHONY: docs
-docs: setup ## Generate the reference pages from the code
+docs: setup ## Generate the reference pages and dashboards from the code
 	$(BIN)/k2 docs docs
+	$(BIN)/python tools/dashboards.py
 
 .PHONY: bench
 bench: setup ## Run the benchmarks (they need Java for Kafka, or K2_KAFKA_BOOTSTRAP_SERVERS)

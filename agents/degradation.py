@@ -10,6 +10,8 @@ def attach(app: Any, topic: Any, worker: Any) -> None:
 
     async def control(stream: Any) -> None:
         async for report in stream:
-            worker.control.judge(report)
+            change = worker.control.judge(report)
+            if change is not None:
+                await worker.control.announce(change)
 
     app.agent(topic, name="k2.degradation", concurrency=1)(control)

@@ -98,7 +98,6 @@ class StatusBoard:
         self.drained = stored
         for tp, count in behind.items():
             metrics.LAG.labels(tp.topic, str(tp.partition)).set(count)
-        metrics.MEMORY_RSS.set(self._process.memory_info().rss)
         worker.hot.observe()
         worker.source.observe()
         self._note_activity()

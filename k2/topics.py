@@ -128,3 +128,5 @@ def topics_of(names: Iterable[str]) -> tuple[MarketTopic, ...]:
 SESSIONS: Final = "k2.sessions"
 #: Inputs of the degradation controller; one partition, one reader.
 DEGRADATION_CONTROL: Final = "k2.degradation.control"
+#: Changes of the level, for whoever wants to listen.
+DEGRADATION_EVENTS: Final = "k2.degradation.events"

@@ -19,6 +19,7 @@ from k2.catalogue import topic_specs
 from k2.clock import SYSTEM_CLOCK
 from k2.codec.schemas import kind_of
 from k2.codecs import Codecs, open_registry
+from k2.degradation.memory import MemoryGauge
 from k2.errors import K2Error
 from k2.faultpoints import Point, reached
 from k2.hot import HotSide
@@ -38,8 +39,9 @@ from k2.steps.sink import SinkStep
 from k2.steps.source import SourceStep
 from k2.steps.tables import FaustCheckpoints
 from k2.steps.validate import ValidateStep
-from k2.topics import DEGRADATION_CONTROL, MarketTopic, parse
+from k2.topics import DEGRADATION_CONTROL, DEGRADATION_EVENTS, MarketTopic, parse
 from k2.transport.registry import registry
+from k2.vitals import Vitals
 from k2.web.api import build_api
 from k2.web.context import ApiContext
 from k2.web.monitor import K2Monitor
@@ -180,6 +182,7 @@ class Worker:
             lambda: self.status.lag,
             self.clock,
             worker_id=f"{socket.gethostname()}-{os.getpid()}",
+            announce=self.app.topic(DEGRADATION_EVENTS, value_serializer="json").send,
         )
 
     def _source(self) -> SourceStep:
@@ -262,6 +265,7 @@ class Worker:
 
     async def _keep_assigned(self, _app: Any, assigned: set[TP], **_: Any) -> None:
         """What has moved to another worker is neither counted nor written here any more."""
+        metrics.REBALANCES.inc()
         self.validate.keep(assigned)
         self.shed.keep(assigned)
         self.sink.keep(assigned)
@@ -287,6 +291,7 @@ class Worker:
         self.spawn(self.lake.keep_fresh())
         self.spawn(self.control.run())
         self.spawn(self.status.run())
+        self.spawn(self._vitals().run())
         if "validate" in roles:
             self.spawn(self._checkpoint_idle())
         if "sink" in roles:
@@ -299,6 +304,15 @@ class Worker:
             "worker_ready",
             roles=list(roles),
             api=f"http://{self.settings.api.host}:{self.settings.api.port}",
+        )
+
+    def _vitals(self) -> Vitals:
+        return Vitals(
+            self.settings.core.data_dir,
+            MemoryGauge(self.settings.degradation.memory_limit_mb),
+            lambda: self.ready,
+            self.status.checks,
+            self.clock,
         )
 
     async def _checkpoint_idle(self) -> None:

@@ -87,6 +87,7 @@ class Controller:
         self._clock = clock
         self._since_s = clock.monotonic_s()
         self.level = Level.NORMAL
+        self._held = False
         self.history: deque[Transition] = deque(maxlen=_HISTORY)
 
     def update(self, inputs: Inputs) -> Transition | None:
@@ -99,6 +100,23 @@ class Controller:
         if called_for < self.level and self._recovered(inputs):
             return self._move(called_for, inputs)
         return None
+
+    def hold(self, held: tuple[Level, str] | None, inputs: Inputs) -> Transition | None:
+        """As `update`, but a level `held` by hand (with its reason) stands whatever the inputs.
+
+        Once it is let go the level is what the inputs call for, at once.
+        """
+        if held is not None:
+            self._held = True
+            level, reason = held
+            return None if level is self.level else self._move(level, inputs, reason)
+        if not self._held:
+            return self.update(inputs)
+        self._held = False
+        called_for = self.called_for(inputs)
+        if called_for is self.level:
+            return None
+        return self._move(called_for, inputs, "the level is no longer set by hand")
 
     def called_for(self, inputs: Inputs) -> Level:
         """The level of the highest trigger that `inputs` reach."""
@@ -119,8 +137,8 @@ class Controller:
             and self._clock.monotonic_s() - self._since_s >= self._cooldown_s
         )
 
-    def _move(self, after: Level, inputs: Inputs) -> Transition:
-        reason = self._reason(after, inputs)
+    def _move(self, after: Level, inputs: Inputs, reason: str = "") -> Transition:
+        reason = reason or self._reason(after, inputs)
         transition = Transition(self.level, after, reason, inputs, self._clock.now_us())
         self.level, self._since_s = after, self._clock.monotonic_s()
         self.history.append(transition)

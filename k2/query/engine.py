@@ -20,6 +20,7 @@ from k2.lake.vector import Vector
 from k2.query import seam
 from k2.query.cold import Bounds, ColdSnapshot, column_list
 from k2.query.execute import FileGoneError, run_checked, translated
+from k2.query.measured import measured
 from k2.query.pool import PoolStats, QueryPool
 from k2.query.prune import bounds_by_view, evaluator
 from k2.query.records import RecordsQuery, newest
@@ -158,14 +159,19 @@ class QueryEngine:
 
     async def sql(self, text: str, *, limit: int) -> Answer:
         """Run one SELECT of a user. Raises `InvalidParameter` when it is refused."""
-        return await self._run(functools.partial(self._sql, text, limit), tuple(self._sources))
+        work = functools.partial(self._sql, text, limit)
+        return await self._run(work, tuple(self._sources), "sql")
 
     async def symbols(self, table: str, exchange: str | None) -> Answer:
         """Distinct symbols (and their exchanges) of hot and cold rows, sorted."""
-        return await self._run(functools.partial(self._distinct, table, exchange), (table,))
+        work = functools.partial(self._distinct, table, exchange)
+        return await self._run(work, (table,), "symbols")
 
     async def _run(
-        self, work: Callable[[duckdb.DuckDBPyConnection], T], tables: Sequence[str]
+        self,
+        work: Callable[[duckdb.DuckDBPyConnection], T],
+        tables: Sequence[str],
+        query_type: str = "records",
     ) -> T:
         def attempt(cursor: duckdb.DuckDBPyConnection) -> T:
             try:
@@ -183,7 +189,8 @@ class QueryEngine:
                 self._sources[table].lake.refresh()
             return attempt(cursor)
 
-        return await self._pool.run(work_on)
+        with measured(query_type):
+            return await self._pool.run(work_on)
 
     def _sql(self, text: str, limit: int, cursor: duckdb.DuckDBPyConnection) -> Answer:
         checked = check_sql(cursor, text)

@@ -2,7 +2,8 @@
 
 Every worker reports to the control topic once a second. Whoever owns its one partition judges the
 reports and writes the global table; the others read it. A worker whose reports stop is forgotten,
-and a new owner starts from the level in the table.
+and a new owner starts from the level in the table. A level set by hand comes the same way, so it
+holds for all and outlives the owner.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from k2.clock import Clock
 from k2.degradation.controller import Controller, Inputs, Transition
 from k2.degradation.levels import Level
 from k2.degradation.memory import MemoryGauge
+from k2.degradation.override import Override
 from k2.errors import K2Error
 from k2.settings import Degradation
 
@@ -24,6 +26,9 @@ log = structlog.get_logger(__name__)
 
 _FORGET_S = 10.0
 KEY = "level"
+OVERRIDE_KEY = "override"
+HISTORY_KEY = "history"
+_HISTORY = 100
 
 
 class ControlStep:
@@ -37,8 +42,13 @@ class ControlStep:
         lag: Callable[[], int],
         clock: Clock,
         worker_id: str,
+        announce: Callable[..., Awaitable[Any]] | None = None,
     ) -> None:
-        """`send(value=…)` writes a report to the control topic and raises `LogError`."""
+        """`send(value=…)` writes a report to the control topic and raises `LogError`.
+
+        `announce(value=…)`: the same for changes of level, which are also kept in the table.
+        """
+        self._announce = announce
         self._settings = settings
         self._table = table
         self._send = send
@@ -56,12 +66,31 @@ class ControlStep:
         entry = self._table.get(KEY)
         return Level(entry["level"]) if entry else Level.NORMAL
 
+    @property
+    def override(self) -> Override | None:
+        """The level set by hand, while it holds."""
+        entry = self._table.get(OVERRIDE_KEY)
+        found = Override.from_entry(entry) if entry else None
+        return found if found is not None and found.until_us > self._clock.now_us() else None
+
+    def history(self) -> list[dict[str, Any]]:
+        """The last changes of level, oldest first."""
+        return list(self._table.get(HISTORY_KEY) or ())
+
+    async def set_override(self, override: Override | None) -> None:
+        """Ask the owner of the control partition to hold a level, or (None) to let it go."""
+        # A report like any other to a worker of an older version.
+        entry = override.entry() if override else None
+        await self._send(value={**self._report(), "override": entry})
+
     def facts(self) -> dict[str, Any]:
         """Reason and age of the level, and this worker's own inputs."""
         entry = self._table.get(KEY) or {}
+        override = self.override
         return {
             "reason": entry.get("reason", ""),
             "since_us": entry.get("since_us"),
+            "override": override.facts() if override else None,
             "memory_fraction": round(self._memory.fraction(), 4),
             "exempt": self._settings.exempt,
         }
@@ -84,37 +113,67 @@ class ControlStep:
             "memory": 0.0 if exempt else self._memory.fraction(),
         }
 
-    def judge(self, report: Mapping[str, Any]) -> None:
+    def judge(self, report: Mapping[str, Any]) -> dict[str, Any] | None:
         """Take a report (on the owner of the control partition, inside its stream).
 
         Lag is the cluster's: partitions are spread, so the reports add up. Memory is each worker's
-        own: the fullest one counts.
+        own: the fullest one counts. Returns the change of level it led to, if any.
         """
+        if "override" in report:
+            self._hold(report["override"])
+        self._reports[str(report["worker"])] = (
+            self._clock.monotonic_s(),
+            Inputs(int(report["lag"]), float(report["memory"])),
+        )
+        self._controller.level = self.level
+        transition = self._controller.hold(self._held(), self._inputs())
+        return None if transition is None else self._publish(transition)
+
+    async def announce(self, event: Mapping[str, Any]) -> None:
+        """Write a change of level to the topic of events."""
+        if self._announce is None:
+            return
+        try:
+            await self._announce(value=dict(event))
+        except K2Error as exc:
+            # The level itself is in the table; the event is for those who listen.
+            log.warning("level_not_announced", error=exc.message, **exc.details)
+
+    def _hold(self, entry: Mapping[str, Any] | None) -> None:
+        self._table[OVERRIDE_KEY] = entry
+        log.warning("degradation_override", override=entry)
+
+    def _held(self) -> tuple[Level, str] | None:
+        override = self.override
+        if override is None:
+            return None
+        return override.level, f"set by {override.by}: {override.reason}"
+
+    def _inputs(self) -> Inputs:
         now_s = self._clock.monotonic_s()
-        inputs = Inputs(int(report["lag"]), float(report["memory"]))
-        self._reports[str(report["worker"])] = (now_s, inputs)
         self._reports = {
             worker: entry
             for worker, entry in self._reports.items()
             if now_s - entry[0] <= _FORGET_S
         }
-        self._controller.level = self.level
         known = [entry for _, entry in self._reports.values()]
-        together = Inputs(sum(entry.lag for entry in known), max(e.memory for e in known))
-        transition = self._controller.update(together)
-        if transition is not None:
-            self._publish(transition)
+        return Inputs(sum(e.lag for e in known), max(e.memory for e in known))
 
-    def _publish(self, transition: Transition) -> None:
+    def _publish(self, transition: Transition) -> dict[str, Any]:
+        event = {
+            "before": transition.before.name,
+            "after": transition.after.name,
+            "reason": transition.reason,
+            "lag": transition.inputs.lag,
+            "memory": round(transition.inputs.memory, 4),
+            "at_us": transition.at_us,
+        }
         self._table[KEY] = {
             "level": int(transition.after),
             "reason": transition.reason,
             "since_us": transition.at_us,
         }
+        self._table[HISTORY_KEY] = [*self.history(), event][-_HISTORY:]
         metrics.DEGRADATION_TRANSITIONS.labels(transition.before.name, transition.after.name).inc()
-        log.warning(
-            "degradation_level",
-            before=transition.before.name,
-            after=transition.after.name,
-            reason=transition.reason,
-        )
+        log.warning("degradation_level", **event)
+        return event

@@ -275,6 +275,7 @@ class ValidateStep:
         metrics.RESETS.labels(*feed).inc(found.resets)
         metrics.GAPS.labels(*feed, "small").inc(found.small_gaps)
         metrics.GAPS.labels(*feed, "large").inc(found.large_gaps)
+        metrics.MISSING_IDS.labels(*feed).inc(outcome.missing_ids)
         metrics.GAPS_CLOSED.labels(*feed).inc(sum(e.event == "closed" for e in outcome.gaps))
         for reason, count in outcome.dead_letters.items():
             metrics.DEAD_LETTERS.labels(*feed, reason).inc(count)

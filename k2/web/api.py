@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from k2.web import handlers, middleware
+from k2.web import handlers, middleware, page
 from k2.web.context import CONTEXT, ApiContext
 
 
@@ -18,6 +18,7 @@ def build_api(context: ApiContext) -> web.Application:
     app.add_routes(
         [
             web.get("/", handlers.index),
+            web.get("/page/{name}", page.part),
             web.get("/health", handlers.health),
             web.get("/health/live", handlers.live),
             web.get("/health/ready", handlers.health),

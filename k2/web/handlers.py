@@ -16,6 +16,8 @@ from k2.lake.tables import QUOTES, TRADES, TableDef
 from k2.query.encode import column_types, rows_of
 from k2.query.engine import Answer
 from k2.query.records import RecordsQuery
+from k2.settings import LOCAL_API_KEY
+from k2.web import page as live_page
 from k2.web import params
 from k2.web.context import CONTEXT
 from k2.web.envelope import answer, page
@@ -30,8 +32,11 @@ _JSON_COLUMNS: Final = frozenset({"vendor_data"})
 
 
 async def index(request: web.Request) -> web.Response:
-    """GET /: what this is and where things are."""
+    """GET /: the live page for a browser; else what this is and where things are."""
     context = request.config_dict[CONTEXT]
+    if live_page.wanted(request):
+        # The key of the local environment is in the documentation, so the page may have it.
+        return live_page.page(LOCAL_API_KEY if context.api_key == LOCAL_API_KEY else "")
     links = {
         "trades": "/v1/trades",
         "quotes": "/v1/quotes",

@@ -52,7 +52,8 @@ async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse
     with structlog.contextvars.bound_contextvars(correlation_id=correlation_id):
         response = await _answered(request, handler)
         if not response.prepared:
-            response.headers.update(_SECURITY)
+            for name, value in _SECURITY.items():
+                response.headers.setdefault(name, value)  # the page has a policy of its own
             response.headers[_HEADER] = correlation_id
         _done(request, response.status, time.perf_counter() - began)
     return response
@@ -144,7 +145,11 @@ async def api_key(request: web.Request, handler: Handler) -> web.StreamResponse:
     """401 without X-API-Key, 403 with a wrong one."""
     context = request.config_dict[CONTEXT]
     path = request.path
-    if path in _OPEN or (context.operations_open and f"{path}/".startswith("/faust/")):
+    if (
+        path in _OPEN
+        or path.startswith("/page/")
+        or (context.operations_open and f"{path}/".startswith("/faust/"))
+    ):
         return await handler(request)
     given = request.headers.get("X-API-Key")
     if given is None:

@@ -10,7 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from k2.degradation.levels import Level
-from k2.errors import K2Error, LogError
+from k2.degradation.override import Override
+from k2.errors import InvalidParameter, K2Error, LogError
 from k2.settings import Degradation
 from k2.steps.control import KEY, ControlStep
 from k2.testing.clock import ManualClock, turns
@@ -157,3 +158,84 @@ async def test_an_exempt_worker_reports_nothing_to_worry_about(clock: ManualCloc
 def test_an_exempt_owner_still_judges_the_others(clock: ManualClock) -> None:
     exempt = Worker(clock, {}, options={"exempt": True})
     assert exempt.report("w2", lag=1_000) is Level.AGGRESSIVE
+
+
+def by_hand(owner: Worker, level: str, minutes: float = 10) -> Override:
+    return Override.of(level, minutes, "rehearsal", "ops", owner.clock.now_us())
+
+
+async def test_a_level_set_by_hand_holds_against_the_triggers_and_ends_by_itself(
+    owner: Worker,
+) -> None:
+    await owner.step.set_override(by_hand(owner, "graceful"))
+    change = owner.step.judge(owner.sent[-1])
+    assert change is not None
+    assert (change["before"], change["after"]) == ("NORMAL", "GRACEFUL")
+    assert change["reason"] == "set by ops: rehearsal"
+    assert owner.report("w1", lag=5_000) is Level.GRACEFUL, "higher triggers wait"
+    assert owner.step.facts()["override"]["level"] == "GRACEFUL"
+    await owner.clock.advance(601)
+    assert owner.report("w1", lag=100) is Level.SOFT, "no cooldown after it"
+    assert owner.step.facts()["override"] is None
+    assert [event["after"] for event in owner.step.history()] == ["GRACEFUL", "SOFT"]
+
+
+async def test_it_can_be_let_go_before_its_time_and_by_another_owner(owner: Worker) -> None:
+    await owner.step.set_override(by_hand(owner, "CIRCUIT_BREAK"))
+    owner.step.judge(owner.sent[-1])
+    heir = Worker(owner.clock, owner.table, "w2")
+    assert heir.report("w2") is Level.CIRCUIT_BREAK, "it outlives the owner"
+    await heir.step.set_override(None)
+    heir.step.judge(heir.sent[-1])
+    assert heir.step.level is Level.NORMAL
+
+
+async def test_an_override_that_ended_while_nobody_judged_leaves_no_level_behind(
+    owner: Worker,
+) -> None:
+    await owner.step.set_override(by_hand(owner, "AGGRESSIVE", minutes=1))
+    owner.step.judge(owner.sent[-1])
+    await owner.clock.advance(120)
+    heir = Worker(owner.clock, owner.table, "w2")
+    heir.report("w2")
+    await owner.clock.advance(31)
+    assert heir.report("w2") is Level.NORMAL
+
+
+@pytest.mark.parametrize(
+    ("level", "minutes", "reason", "named"),
+    [
+        ("HIGH", 1, "x", "level"),
+        (2, 1, "x", "level"),
+        ("SOFT", 0, "x", "minutes"),
+        ("SOFT", 1e9, "x", "minutes"),
+        ("SOFT", float("nan"), "x", "minutes"),
+        ("SOFT", True, "x", "minutes"),
+        ("SOFT", "5", "x", "minutes"),
+        ("SOFT", 1, "  ", "reason"),
+        ("SOFT", 1, None, "reason"),
+    ],
+)
+def test_a_wrong_override_is_refused_by_name(
+    level: object, minutes: object, reason: object, named: str
+) -> None:
+    with pytest.raises(InvalidParameter) as refused:
+        Override.of(level, minutes, reason, "ops", 0)
+    assert refused.value.details["parameter"] == named
+
+
+async def test_a_change_is_announced_and_one_that_is_not_taken_is_only_said(
+    clock: ManualClock,
+) -> None:
+    said: list[Any] = []
+
+    async def announce(*, value: dict[str, Any]) -> None:
+        said.append(value)
+        raise LogError("not taken")
+
+    owner = Worker(clock, {})
+    owner.step._announce = announce
+    owner.step.judge({"worker": "w1", "lag": 100, "memory": 0.0})
+    await owner.step.announce(owner.step.history()[-1])
+    assert said == owner.step.history()
+    assert said[0]["lag"] == 100

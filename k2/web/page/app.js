@@ -1,0 +1,199 @@
+// Draws what /v1/status and /v1/sql say, once a second. Text from the network is only ever set as
+// text, never as markup.
+const EVERY_MS = 1000;
+const CANDLES_MS = 2000;
+const CANDLES = 60;
+const $ = (id) => document.getElementById(id);
+const given = document.querySelector('meta[name="k2-key"]').content;
+let key = sessionStorage.getItem("k2-key") || given;
+let symbol = null;
+let before = null;
+
+async function ask(path, body) {
+  const headers = key ? { "X-API-Key": key } : {};
+  const options = { headers, signal: AbortSignal.timeout(5000) };
+  if (body) {
+    headers["Content-Type"] = "application/json";
+    Object.assign(options, { method: "POST", body: JSON.stringify(body) });
+  }
+  const answer = await fetch(path, options);
+  if (answer.status === 401 || answer.status === 403) {
+    $("key-form").hidden = false;
+    throw new Error("an API key is needed");
+  }
+  const content = await answer.json();
+  if (!answer.ok) throw new Error(content.error?.message ?? `status ${answer.status}`);
+  return content.data;
+}
+
+const number = (value) => Number(value ?? 0).toLocaleString("en", { maximumFractionDigits: 1 });
+
+function cell(tag, text, name = "") {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  if (name) made.className = name;
+  return made;
+}
+
+function rows(id, values) {
+  $(id).replaceChildren(...values.map((cells) => {
+    const row = document.createElement("tr");
+    row.append(...cells);
+    return row;
+  }));
+}
+
+function badge(id, text, kind) {
+  $(id).textContent = text;
+  $(id).className = `badge ${kind}`;
+}
+
+function rates(status, nowMs) {
+  const totals = {
+    source: status.source.frames, validate: status.validate.records, sink: status.sink.rows,
+  };
+  const per = {};
+  if (before && nowMs > before.atMs) {
+    for (const [name, total] of Object.entries(totals)) {
+      // A restarted worker counts from nothing again.
+      per[name] = Math.max(0, (total - before.totals[name]) * 1000 / (nowMs - before.atMs));
+    }
+  }
+  before = { totals, atMs: nowMs };
+  return per;
+}
+
+function drawStages(status, per) {
+  const stages = [
+    ["Source", `${number(per.source)} frames/s`, `${number(status.source.queued)} queued`],
+    ["Validate", `${number(per.validate)} records/s`, `${number(status.lag)} behind`],
+    ["Sink", `${number(per.sink)} rows/s`, `${number(status.sink.pending_rows)} waiting`],
+    ["Memory", `${number(status.memory.rss_mb)} MB`,
+      `${number(100 * status.degradation.memory_fraction)} % of the limit`],
+  ];
+  $("stages").replaceChildren(...stages.map(([name, rate, more]) => {
+    const stage = document.createElement("li");
+    stage.append(cell("b", name), cell("div", rate), cell("div", more, "note"));
+    return stage;
+  }));
+}
+
+function drawSymbols(symbols) {
+  if (!symbol && symbols.length) symbol = symbols[0].symbol;
+  const focused = document.activeElement?.dataset?.symbol;
+  rows("symbols", symbols.map((one) => {
+    const pick = cell("button", one.symbol);
+    pick.dataset.symbol = one.symbol;
+    pick.setAttribute("aria-pressed", String(one.symbol === symbol));
+    pick.addEventListener("click", () => { symbol = one.symbol; drawCandles(); });
+    const name = document.createElement("td");
+    name.append(pick);
+    return [name, cell("td", one.last_price ?? "", "n"), cell("td", number(one.trades_per_s), "n"),
+      cell("td", number(one.quotes_per_s), "n")];
+  }));
+  // The rows are new; whoever was on one with the keyboard stays there.
+  if (focused) document.querySelector(`button[data-symbol="${CSS.escape(focused)}"]`)?.focus();
+}
+
+function drawStatus(status, nowMs) {
+  const per = rates(status, nowMs);
+  $("version").textContent = `${status.version} · ${status.environment}`;
+  const level = status.degradation.level;
+  badge("level", status.degradation.name, level === 0 ? "good" : level < 3 ? "warn" : "bad");
+  $("level").title = status.degradation.reason || "nothing is put off";
+  const fresh = status.freshness_ms ?? {};
+  badge("freshness", `fresh within ${number(fresh.p50)} / ${number(fresh.p99)} ms`, "");
+  drawStages(status, per);
+  drawSymbols(status.symbols);
+  rows("lake", Object.entries(status.sink.tables).map(([name, table]) => [
+    cell("td", name), cell("td", number(status.lake[name] ?? table.rows), "n"),
+    cell("td", number(table.commits), "n"), cell("td", number(table.files), "n"),
+    cell("td", table.last_commit_ms == null ? "" : `${number(table.last_commit_ms)} ms`, "n"),
+  ]));
+  rows("feeds", status.source.sessions.map((feed) => {
+    const silentS = feed.last_frame_us ? (nowMs * 1000 - feed.last_frame_us) / 1e6 : null;
+    const reconnects = Object.values(feed.reconnects).reduce((sum, one) => sum + one, 0);
+    return [cell("td", feed.session),
+      cell("td", feed.state, feed.state === "connected" ? "good" : "bad"),
+      cell("td", number(feed.frames), "n"),
+      cell("td", silentS == null ? "" : `${number(Math.max(0, silentS))} s`, "n"),
+      cell("td", number(reconnects), "n")];
+  }));
+  const facts = {
+    "Duplicates dropped": status.validate.duplicates, "Late records": status.validate.late,
+    "Gaps opened": status.validate.gaps_opened, "Ids missing": status.validate.missing_ids,
+    "Dead letters": status.validate.dead_letters, "Frames refused": status.source.refused,
+    "Put off, still waiting": status.validate.shed_pending,
+  };
+  $("quality").replaceChildren(...Object.entries(facts).flatMap(
+    ([name, value]) => [cell("dt", name), cell("dd", number(value))]));
+}
+
+const CANDLE_SQL = (name) => `select epoch_ms(time_bucket(interval 1 minute, "timestamp")) as t,
+  arg_min(price, ("timestamp", platform_sequence)) as o, max(price) as h, min(price) as l,
+  arg_max(price, ("timestamp", platform_sequence)) as c from trades where symbol = '${name}'
+  and "timestamp" > (select max("timestamp") from trades where symbol = '${name}')
+  - interval ${CANDLES} minute group by 1 order by 1`;
+
+function shape(name, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key_, value] of Object.entries(attributes)) made.setAttribute(key_, value);
+  return made;
+}
+
+async function drawCandles() {
+  if (!symbol || !/^[A-Z0-9._/-]{1,32}$/.test(symbol)) return;
+  const wanted = symbol;
+  const candles = await ask("/v1/sql", { sql: CANDLE_SQL(wanted) });
+  if (wanted !== symbol) return;
+  $("chart-symbol").textContent = wanted;
+  if (!candles.length) return;
+  const high = Math.max(...candles.map((one) => +one.h));
+  const low = Math.min(...candles.map((one) => +one.l));
+  const y = (price) => 265 - ((price - low) / (high - low || 1)) * 250;
+  // Drawn in the pixels there are, or text would be stretched with the rest.
+  const wide = Math.max(240, $("chart").clientWidth);
+  $("chart").setAttribute("viewBox", `0 0 ${wide} 280`);
+  const right = wide - 80;
+  const step = right / CANDLES;
+  const last = Number(candles.at(-1).t);
+  const drawn = candles.flatMap((one) => {
+    const x = right - ((last - Number(one.t)) / 60000 + 0.5) * step;
+    const way = +one.c >= +one.o ? "up" : "down";
+    const top = Math.min(y(+one.o), y(+one.c));
+    const body = Math.max(1, Math.abs(y(+one.o) - y(+one.c)));
+    return [shape("line", { class: way, x1: x, x2: x, y1: y(+one.h), y2: y(+one.l) }),
+      shape("rect", { class: way, x: x - step * 0.35, width: step * 0.7, y: top, height: body })];
+  });
+  const labels = [low, (low + high) / 2, high].flatMap((price) => {
+    const label = shape("text", { x: right + 6, y: y(price) + 4 });
+    label.textContent = price.toPrecision(7);
+    return [shape("line", { class: "grid", x1: 0, x2: right, y1: y(price), y2: y(price) }), label];
+  });
+  $("chart").replaceChildren(...labels, ...drawn);
+  const final = candles.at(-1);
+  $("chart-text").textContent = `${candles.length} ${candles.length === 1 ? "minute" : "minutes"} up to ` +
+    `${new Date(last).toISOString().slice(0, 16).replace("T", " ")} UTC; the last one: open ` +
+    `${final.o}, high ${final.h}, low ${final.l}, close ${final.c}.`;
+}
+
+async function forever(work, everyMs) {
+  for (;;) {
+    try {
+      await work();
+      badge("link", "live", "good");
+    } catch (error) {
+      badge("link", `no answer: ${error.message}`, "bad");
+    }
+    await new Promise((wake) => setTimeout(wake, document.hidden ? 5 * everyMs : everyMs));
+  }
+}
+
+$("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  key = $("key").value;
+  sessionStorage.setItem("k2-key", key);
+  $("key-form").hidden = true;
+});
+forever(async () => drawStatus(await ask("/v1/status"), Date.now()), EVERY_MS);
+forever(drawCandles, CANDLES_MS);

@@ -1,0 +1,112 @@
+"""The live page in a real browser: it shows trades as they come, and outlives its worker."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.harness import Stack
+from tests.services import chromium
+
+pytestmark = pytest.mark.timeout(180)
+
+ROWS = 'document.querySelectorAll("#symbols tr").length'
+PRICE = 'document.querySelector("#symbols td.n")?.textContent'
+LIVE = 'document.querySelector("#link").textContent === "live"'
+CANDLES = 'document.querySelectorAll("#chart rect").length'
+SHOWN = 'document.querySelector("#chart-symbol").textContent'
+FRAMES = 'document.querySelector("#feeds td.n")?.textContent'
+
+
+async def shot(page: chromium.Page, name: str) -> None:
+    """Keep a picture where `K2_TEST_SCREENSHOTS` says, for people."""
+    directory = os.environ.get("K2_TEST_SCREENSHOTS")
+    if directory:
+        result = await page.call("Page.captureScreenshot", captureBeyondViewport=True)
+        path = Path(directory) / f"{name}.png"
+        await asyncio.to_thread(path.write_bytes, base64.b64decode(result["data"]))
+
+
+async def test_page_shows_what_happens_and_survives_a_restart(tmp_path: Path) -> None:
+    chromium.need()
+    async with Stack(tmp_path) as stack:
+        simulate = ["simulate", "--symbols", "BTCUSDT,ETHUSDT", "--rate", "200"]
+        await stack.start_exchange(*simulate)
+        await stack.start_worker(K2_BINANCE_SYMBOLS="BTCUSDT,ETHUSDT")
+        url = f"http://127.0.0.1:{stack.port}/"
+        async with chromium.opened(url, tmp_path / "profile", "--window-size=1200,1000") as page:
+            await page.until(f"{ROWS} === 2 && {LIVE}")
+            await page.until(CANDLES)
+            assert await page.value("document.title") == "K2"
+            assert "BTCUSDT" in await page.value(
+                'document.querySelector("#chart-symbol").textContent'
+            )
+            # A trade is on the page within two seconds of being sent.
+            before = await page.value(PRICE)
+            await page.until(f"{PRICE} !== {before!r}", timeout_s=10)
+            await shot(page, "light")
+            assert page.errors == []
+
+            await page.value("document.querySelector('button[data-symbol=\"ETHUSDT\"]').focus()")
+            for kind in ("rawKeyDown", "char", "keyUp"):
+                await page.call(
+                    "Input.dispatchKeyEvent",
+                    type=kind,
+                    key="Enter",
+                    code="Enter",
+                    text="\r" if kind == "char" else "",
+                    windowsVirtualKeyCode=13,
+                )
+            await page.until(f'{SHOWN} === "ETHUSDT"')
+            await asyncio.sleep(1.2)
+            focused = "document.activeElement.dataset.symbol"
+            assert await page.value(focused) == "ETHUSDT", "redrawing keeps the focus"
+
+            assert await stack.stop_worker() == 0
+            await page.until('document.querySelector("#link").textContent.startsWith("no answer")')
+            await stack.start_worker(K2_BINANCE_SYMBOLS="BTCUSDT,ETHUSDT")
+            await page.until(LIVE)
+            frames = await page.until(FRAMES)
+            await page.until(f"{FRAMES} !== {frames!r}")
+
+            await page.call(
+                "Emulation.setEmulatedMedia",
+                features=[{"name": "prefers-color-scheme", "value": "dark"}],
+            )
+            await page.call(
+                "Emulation.setDeviceMetricsOverride",
+                width=390,
+                height=844,
+                deviceScaleFactor=2,
+                mobile=True,
+            )
+            await page.until("window.innerWidth === 390")
+            assert await page.value("document.documentElement.scrollWidth") <= 390
+            back = "getComputedStyle(document.body).backgroundColor"
+            assert await page.value(back) == "rgb(17, 20, 24)"
+            await shot(page, "phone-dark")
+        assert await stack.stop_worker() == 0
+
+
+async def test_programs_get_json_and_a_key_that_is_secret_is_not_on_the_page(
+    tmp_path: Path,
+) -> None:
+    secret = "a-key-nobody-should-see-in-a-page"
+    async with Stack(tmp_path) as stack:
+        await stack.start_worker(K2_BINANCE_ENABLED="false", K2_API_KEY=secret)
+        assert stack.http is not None
+        url = f"http://127.0.0.1:{stack.port}/"
+        async with stack.http.get(url) as answer:
+            assert (await answer.json())["data"]["name"] == "k2"
+        async with stack.http.get(url, headers={"Accept": "text/html"}) as answer:
+            assert secret not in await answer.text()
+            assert "script-src 'self'" in answer.headers["Content-Security-Policy"]
+        async with stack.http.get(f"{url}page/app.js") as answer:
+            assert answer.content_type == "text/javascript"
+        async with stack.http.get(f"{url}page/__init__.py") as answer:
+            assert answer.status == 404
+        assert await stack.stop_worker() == 0

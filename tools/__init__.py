@@ -1,0 +1,1 @@
+"""What the repository is kept with; not part of the package."""
