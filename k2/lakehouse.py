@@ -12,6 +12,7 @@ from k2.lake.catalog import open_catalog, warehouse
 from k2.lake.reader import LakeReader
 from k2.lake.tables import TABLES, ensure_tables
 from k2.lake.writer import LakeWriter
+from k2.maintenance.keeper import Keeper, KeeperOptions
 from k2.pipeline.sink import SinkBuffer, SinkPolicy
 from k2.query.lake_table import PinnedTable, keep_fresh
 from k2.settings import Settings
@@ -81,3 +82,10 @@ class Lakehouse:
     def close(self) -> None:
         for writer in self.writers.values():
             writer.close()
+
+
+def keepers(catalog: Catalog, settings: Settings) -> dict[str, Keeper]:
+    """What maintains each table, as configured."""
+    retry_s = settings.iceberg.commit_retry_s
+    options = KeeperOptions(retry_s=retry_s)
+    return {name: Keeper(catalog, table, options) for name, table in TABLES.items()}

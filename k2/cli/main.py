@@ -31,6 +31,7 @@ _COMMANDS = {
         "k2.cli.exchange:exchange",
         "An exchange to talk to: recorded or simulated, Binance's protocol",
     ),
+    "lake": ("k2.cli.lake:lake", "Look after the lake: compact, expire, tag, roll back"),
     "up": ("k2.cli.up:up", "Run one worker (the same as faust -A k2.app worker -l info)"),
 }
 

@@ -6,7 +6,7 @@ whose files are no longer all in the table is refused and its own files are dele
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
 import msgspec
@@ -44,7 +44,7 @@ class ReplaceFiles(Change):
         self,
         table: TableDef,
         added: Sequence[DataFile],
-        removed: dict[str, int | None],
+        removed: Mapping[str, int | None],
         operation: Operation = Operation.REPLACE,
     ) -> None:
         super().__init__()
