@@ -85,7 +85,8 @@ class KafkaAdmin:
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_exception(self._unanswered("the client was closed"))
-        client, self._client = [self._client], None
+        async with self._opening:  # a client that is just being made is ours to close as well
+            client, self._client = [self._client], None
         # librdkafka closes with its last reference, which may take it a while.
         await asyncio.to_thread(client.clear)
 
@@ -126,10 +127,11 @@ class KafkaAdmin:
     def _listen(self) -> None:
         """Hear of refused logins, which librdkafka repeats in silence until the request times out.
 
-        Raises `LogError` when it is no passing thing.
+        Raises `LogError` when it is no passing thing, and when we were closed before we waited.
         """
-        if self._client is not None:
-            self._client.poll(0)
+        if self._client is None:
+            raise self._unanswered("the client was closed")
+        self._client.poll(0)
         if len(self._refusals) >= _REFUSALS:
             raise LogError(
                 f"Kafka at {self._servers} refuses us: {self._refusals[-1]}; {advice(self._kafka)}",
