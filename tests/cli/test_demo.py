@@ -290,6 +290,14 @@ def test_data_without_a_mark_counts_as_an_exchanges(tmp_path: Path) -> None:
         claim(tmp_path, SIMULATED)
 
 
+def test_data_beside_a_simulated_market_is_simulated(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    (tmp_path / "simulator.json").write_text("{}")
+    claim(tmp_path, SIMULATED)
+    with pytest.raises(ConfigError, match="holds simulated market data"):
+        claim(tmp_path, REAL)
+
+
 def test_a_worker_adds_no_exchange_to_simulated_data(tmp_path: Path) -> None:
     claim(tmp_path, SIMULATED)
     made = load_settings()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import aiohttp
 
-from k2.data_kind import REAL, SIMULATED
+from k2.data_kind import REAL, SIMULATED, SIMULATOR_STATE
 from k2.errors import CaptureError, SourceError
 from k2.exchange.capture import read_capture, symbols_of
 from k2.settings import Binance
@@ -101,7 +101,7 @@ def exchange_command(
         first_id = time.time_ns() // 1_000_000
         command += ["simulate", "--port", str(port), "--symbols", ",".join(symbols)]
         command += ["--rate", str(options.rate), "--first-id", str(first_id)]
-        return [*command, "--state", str(directory / "simulator.json")]
+        return [*command, "--state", str(directory / SIMULATOR_STATE)]
     command += ["serve", "--port", str(port), "--speed", options.speed]
     for capture in options.captures:
         command += ["--capture", str(capture.resolve())]
