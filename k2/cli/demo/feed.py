@@ -81,14 +81,20 @@ async def no_answer(settings: Binance) -> str:
             except TimeoutError:
                 reasons.append(f"{base} within {PROBE_S:g} s")
             except SourceError as exc:
-                cause = exc.__cause__  # shorter, and names the host as well
-                told = isinstance(cause, aiohttp.ClientConnectorError)
-                reasons.append(str(cause) if told else exc.message)
+                reasons.append(_short(exc))
             else:
                 return ""
         return "; ".join(reasons)
     finally:
         await connector.close()
+
+
+def _short(error: SourceError) -> str:
+    """Host and reason, when nobody could be reached at all."""
+    cause = error.__cause__
+    if isinstance(cause, aiohttp.ClientConnectorError):
+        return f"{cause.host}:{cause.port}: {cause.strerror or cause.os_error}"
+    return error.message
 
 
 def exchange_command(
