@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from k2.pipeline import checkpoint
 from k2.pipeline.continuity import RESET_AFTER_US, Continuity, Counts, Policy, Rows
 from k2.pipeline.intervals import IntervalSet
 from tests.data import BTC_0808, BTC_0809, require
@@ -23,6 +24,7 @@ class Seed:
     starts: np.ndarray
     ends: np.ndarray
     last_timestamp_us: int = 0
+    older: tuple = ()
 
 
 def rows(records, at=0):
@@ -347,6 +349,52 @@ def test_the_first_record_beyond_the_lake_opens_a_gap():
     lake = Lake(A=seed((1, 50)))
     _, events, _ = run(Continuity(Policy.CONTIGUOUS, seed=lake), trades(53))
     assert [e[:5] for e in events] == [("A", "opened", 51, 52, "jump")]
+
+
+def two_generations():
+    """A lake with ids 1000 to 1100, and after an hour and more 1 to 50."""
+    newest = seed((1, 50), last=3 * HOUR)
+    newest.older = (seed((1_000, 1_100), last=1_000),)
+    return newest
+
+
+@pytest.mark.parametrize("policy", [Policy.CONTIGUOUS, Policy.RISING])
+def test_ids_that_started_over_hide_no_later_ones(policy):
+    continuity = Continuity(policy, seed=Lake(A=two_generations()))
+    # They reach the ids of the first time again; all are new.
+    later = trades(*range(51, 1_200), time=4 * HOUR)
+    keep, events, counts = run(continuity, later, cuts=[500])
+    assert all(keep)
+    assert (events, counts[5]) == ([], 0)
+    again = [*trades(*range(1_000, 1_101)), *trades(*range(1, 51), time=3 * HOUR)]
+    result = continuity.apply(rows(again, at=len(later)))
+    assert not result.keep.any(), "a replay of what the lake has adds nothing"
+
+
+def test_ids_that_start_over_once_more_keep_their_own_lake():
+    lake = Lake(A=two_generations())
+    continuity = Continuity(Policy.CONTIGUOUS, seed=lake)
+    run(continuity, [*trades(51, 52, time=4 * HOUR), *trades(1, 2, time=6 * HOUR)])
+    track = continuity.tracks["A"]
+    assert (track.resets, list(track.current.seen)) == (2, [(1, 2)])
+    again = Continuity(Policy.CONTIGUOUS, seed=lake)
+    checkpoint.load(again, checkpoint.decode(checkpoint.encode(continuity, "e", 4)))
+    # A restarted process asks the lake again, which still has two generations.
+    log = [*trades(30, 52, 53, time=4 * HOUR), *trades(2, 3, 30, time=6 * HOUR)]
+    result = again.apply(rows(log, at=4))
+    assert result.keep.tolist() == [False, False, True, False, True, True]
+
+
+def test_a_restart_keeps_the_lakes_generations_apart():
+    lake = Lake(A=two_generations())
+    continuity = Continuity(Policy.CONTIGUOUS, seed=lake)
+    run(continuity, trades(51, time=4 * HOUR))
+    again = Continuity(Policy.CONTIGUOUS, seed=lake)
+    checkpoint.load(again, checkpoint.decode(checkpoint.encode(continuity, "e", 1)))
+    log = [*trades(50, 51, 52, time=4 * HOUR), *trades(1_050, 1_101)]
+    result = again.apply(rows(log, at=1))
+    assert result.keep.tolist() == [False, False, True, False, True]
+    assert again.trim(stored_through=10).symbols == 0
 
 
 def test_rising_seeds_are_exact():
