@@ -16,6 +16,7 @@ _COMMANDS = {
         "k2.cli.bench:bench",
         "Measure speed, start-up and freshness on this machine",
     ),
+    "chaos": ("k2.cli.chaos:chaos", "Break a running K2 on purpose and count every record"),
     "config": (
         "k2.cli.config:config",
         "Print the effective settings and where each came from",

@@ -17,7 +17,6 @@ from k2.errors import (
     SchemaIncompatibleError,
     SchemaNotFoundError,
 )
-from k2.setting_types import without_password
 
 log = structlog.get_logger(__name__)
 
@@ -29,27 +28,15 @@ _UNPROCESSABLE: Final = 422
 class HttpRegistry:
     """`SchemaRegistry` over HTTP. The client retries; calls block, so run them in threads.
 
-    `url`: one address or several, comma separated. `login`: user and password of basic
-    authentication, unless they are in the URL. `ca_file`: PEM certificates to trust instead of the
-    system's. `timeout_s`: per request.
+    `url`: one address or several, comma separated; with user and password in it for basic
+    authentication. `timeout_s`: per request.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        login: tuple[str, str] | None = None,
-        ca_file: str = "",
-        timeout_s: float = 10.0,
-        retries: int = 3,
-    ) -> None:
-        self._url = without_password(url)
-        options: dict[str, Any] = {"url": url, "timeout": timeout_s, "max.retries": retries}
-        if login is not None:
-            options["basic.auth.user.info"] = ":".join(login)
-        if ca_file:
-            options["ssl.ca.location"] = ca_file
-        self._client = SchemaRegistryClient(options)
+    def __init__(self, url: str, *, timeout_s: float = 10.0, retries: int = 3) -> None:
+        self._url = url
+        self._client = SchemaRegistryClient(
+            {"url": url, "timeout": timeout_s, "max.retries": retries}
+        )
         self._guarded: set[str] = set()
 
     def register(self, subject: str, schema_text: str) -> int:
@@ -57,11 +44,37 @@ class HttpRegistry:
             if subject not in self._guarded:
                 # Before the first schema: a server's default may be NONE, and an incompatible
                 # version once let in stays.
-                self._client.set_compatibility(subject_name=subject, level=COMPATIBILITY)
+                self._guard(subject)
                 self._guarded.add(subject)
-            schema_id = int(self._client.register_schema(subject, Schema(schema_text, "AVRO")))
+            schema_id = self._register(subject, Schema(schema_text, "AVRO"))
         log.info("schema registered", subject=subject, id=schema_id, registry=self._url)
         return schema_id
+
+    def _register(self, subject: str, schema: Schema) -> int:
+        try:
+            return int(self._client.register_schema(subject, schema))
+        except SchemaRegistryError as exc:
+            if exc.http_status_code != _CONFLICT:
+                raise
+            # Apicurio's answer to the second of two workers that register it at the same moment.
+            return self._registered(subject, schema, exc)
+
+    def _registered(self, subject: str, schema: Schema, refused: SchemaRegistryError) -> int:
+        try:
+            return int(self._client.lookup_schema(subject, schema).schema_id)
+        except SchemaRegistryError as exc:
+            raise refused from exc
+
+    def _guard(self, subject: str) -> None:
+        try:
+            self._client.set_compatibility(subject_name=subject, level=COMPATIBILITY)
+        except SchemaRegistryError as exc:
+            # Workers that start together set it together, and Apicurio refuses all but one.
+            if exc.http_status_code != _CONFLICT or self._level(subject) != COMPATIBILITY:
+                raise
+
+    def _level(self, subject: str) -> str:
+        return str(self._client.get_compatibility(subject_name=subject))
 
     def schema(self, schema_id: int) -> str:
         with self._asking(f"id {schema_id}"):

@@ -18,7 +18,7 @@ from faust.types import TP
 from k2.errors import ConfigError, LogError
 from k2.settings import Kafka
 from k2.transport.admin import TopicSpec
-from k2.transport.security import advice, librdkafka_options
+from k2.transport.security import librdkafka_options
 
 log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -30,10 +30,6 @@ _UNSETTLED = (
     KafkaError.FENCED_LEADER_EPOCH,
     KafkaError.UNKNOWN_LEADER_EPOCH,
 )
-#: Refused logins in a row that are not a broker just starting.
-_REFUSALS = 3
-#: Seconds between two looks for them.
-_LISTEN_S = 0.2
 #: Seconds between two tries.
 _SETTLE_S = 0.05
 #: Seconds an answer may come after librdkafka itself should have given up.
@@ -70,7 +66,7 @@ class KafkaAdmin:
         self._client: Any = None
         self._opening = asyncio.Lock()
         self._waiting: set[asyncio.Future[None]] = set()
-        self._refusals: list[str] = []
+        self._seen: set[str] = set()
 
     async def ensure_topics(self, specs: Sequence[TopicSpec]) -> None:
         await self._call(self._ensure_topics, specs)
@@ -85,8 +81,7 @@ class KafkaAdmin:
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_exception(self._unanswered("the client was closed"))
-        async with self._opening:  # a client that is just being made is ours to close as well
-            client, self._client = [self._client], None
+        client, self._client = [self._client], None
         # librdkafka closes with its last reference, which may take it a while.
         await asyncio.to_thread(client.clear)
 
@@ -110,37 +105,15 @@ class KafkaAdmin:
             arrived: asyncio.Future[None] = loop.create_future()
             future.add_done_callback(lambda _: _tell(loop, arrived))
             self._waiting.add(arrived)
-            self._refusals.clear()
             limit_s = self._kafka.request_timeout_s + _GRACE_S
             try:
                 async with asyncio.timeout(limit_s):
-                    while not arrived.done():
-                        self._listen()
-                        await asyncio.wait([arrived], timeout=_LISTEN_S)
                     await arrived
             except TimeoutError as exc:
                 raise self._unanswered(f"no answer within {limit_s:.0f} s") from exc
             finally:
                 self._waiting.discard(arrived)
         return future.result()
-
-    def _listen(self) -> None:
-        """Hear of refused logins, which librdkafka repeats in silence until the request times out.
-
-        Raises `LogError` when it is no passing thing, and when we were closed before we waited.
-        """
-        if self._client is None:
-            raise self._unanswered("the client was closed")
-        self._client.poll(0)
-        if len(self._refusals) >= _REFUSALS:
-            raise LogError(
-                f"Kafka at {self._servers} refuses us: {self._refusals[-1]}; {advice(self._kafka)}",
-                servers=self._servers,
-            )
-
-    def _note(self, error: Any) -> None:
-        if error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL):
-            self._refusals.append(error.str())
 
     def _unanswered(self, why: str) -> LogError:
         return LogError(
@@ -166,7 +139,6 @@ class KafkaAdmin:
             {
                 "bootstrap.servers": self._servers,
                 "socket.timeout.ms": int(self._kafka.request_timeout_s * 1000),
-                "error_cb": self._note,
                 **librdkafka_options(self._kafka),
             },
             logger=_NoticeLogger(),
@@ -182,6 +154,7 @@ class KafkaAdmin:
         if missing:
             await self._create(missing)
             found.update(await self._await_topics([spec.name for spec in missing]))
+        self._seen.update(name for name, count in found.items() if count is not None)
         for spec in specs:
             if found[spec.name] != spec.partitions:
                 raise ConfigError(
@@ -252,12 +225,18 @@ class KafkaAdmin:
         epochs: dict[str, str] = {}
         for name, found in (await self._describe(topics)).items():
             if found is None:
-                raise _missing(name)
+                raise self._not_there(name, name)
             topic_id = found.topic_id
             high = topic_id.get_most_significant_bits() & (2**64 - 1)
             low = topic_id.get_least_significant_bits() & (2**64 - 1)
             epochs[name] = str(uuid.UUID(int=high << 64 | low))
         return epochs
+
+    def _not_there(self, topic: str, name: str) -> Exception:
+        """A topic just seen is not missing: another broker has not heard of it yet."""
+        if topic in self._seen:
+            return _UnsettledError(f"topic {topic!r} is not known to every broker yet")
+        return _missing(name)
 
     async def _bounds(self, tps: Collection[TP]) -> dict[TP, tuple[int, int]]:
         earliest = await self._offsets(tps, OffsetSpec.earliest())
@@ -280,7 +259,7 @@ class KafkaAdmin:
             offset = int((await self._result(future)).offset)
         except KafkaException as exc:
             if exc.args[0].code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._NOENT):
-                raise _missing(name) from exc
+                raise self._not_there(place.topic, name) from exc
             raise
         if offset < 0:
             # librdkafka's "invalid", answered without an error while a leader is being found.

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from k2.errors import K2Error
 
-#: Events of a process's log that say why it ends, and how far back to look for them.
-_REASONS = ("worker_cannot_start", "worker_crashed", "exchange_feed_failed")
+#: Events of a worker's log that say why it ends, and how far back to look for them.
+_REASONS = ("worker_cannot_start", "worker_crashed")
 _REASON_LINES = 1_000
 
 
@@ -50,6 +50,11 @@ class Child:
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """True from `start` until it has ended."""
+        return self._process is not None and self._process.returncode is None
 
     async def start(self, environment: Mapping[str, str] | None = None) -> None:
         """Start the process; both its outputs go to the log file."""

@@ -1,0 +1,98 @@
+"""The short form of the fault harness: embedded log, and Kafka with two workers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from k2.chaos.cluster import Options
+from k2.chaos.run import Report, run
+from k2.chaos.scenarios import SCENARIOS
+from k2.cli.main import cli
+from k2.dev.postgres import Postgres
+from k2.dev.registry import Registry
+from k2.dev.s3 import S3
+from k2.testing.kafka import missing_tools
+from tests.data import BTC_0808, require
+
+#: The worst of each kind; all of them are in the heavy form.
+SHORT = ("kill-after-decode", "kill-before-commit", "kill-after-commit", "disk-full",
+         "exchange-reorders")  # fmt: skip
+SHORT_KAFKA = ("zombie-rebalance-resend", "kill-worker", "stop-worker", "catalog-reply-lost")
+
+
+def only(*names: str) -> list[object]:
+    return [scenario for scenario in SCENARIOS if scenario.name in names]
+
+
+def assert_held(report: Report, faults: int) -> None:
+    shown = report.as_json()
+    assert shown["problems"] == [], shown
+    assert shown["faults"] == faults
+    assert (shown["lost"], shown["duplicated"]) == (0, 0)
+    assert shown["landed"] > 0
+    assert shown["acknowledged"] == (
+        shown["landed"] + shown["dead_letters"] + shown["duplicates_dropped"]
+    )
+    assert shown["missing_ids"] == shown["gap_ids"]
+
+
+@pytest.fixture
+def services() -> None:
+    reason = missing_tools() or Postgres.missing() or Registry.missing() or S3.missing()
+    if reason and not os.environ.get("CI"):
+        pytest.skip(reason)
+
+
+@pytest.mark.timeout(240)
+async def test_one_worker_with_the_embedded_log(tmp_path: Path) -> None:
+    require(BTC_0808)
+    options = Options(tmp_path, embedded=True, captures=(BTC_0808,), seed=7)
+    report = await run(options, minutes=2, scenarios=only(*SHORT), rounds=1)
+    assert_held(report, len(SHORT))
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("services")
+async def test_two_workers_on_kafka(tmp_path: Path) -> None:
+    require(BTC_0808)
+    options = Options(tmp_path, brokers=1, captures=(BTC_0808,), seed=7)
+    report = await run(options, minutes=3, scenarios=only(*SHORT_KAFKA), rounds=1)
+    assert_held(report, len(SHORT_KAFKA))
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(1200)
+async def test_everything_on_the_embedded_log(tmp_path: Path) -> None:
+    require(BTC_0808)
+    options = Options(tmp_path, embedded=True, captures=(BTC_0808,), seed=11)
+    report = await run(options, minutes=15, rounds=1)
+    assert_held(report, sum("embedded" in scenario.on for scenario in SCENARIOS))
+
+
+@pytest.mark.heavy
+@pytest.mark.kafka
+@pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("services")
+async def test_everything_on_three_brokers(tmp_path: Path) -> None:
+    require(BTC_0808)
+    options = Options(tmp_path, captures=(BTC_0808,), seed=11)
+    report = await run(options, minutes=20, rounds=1)
+    assert_held(report, sum("kafka" in scenario.on for scenario in SCENARIOS))
+
+
+def test_scenarios_are_listed_and_named_once() -> None:
+    result = CliRunner().invoke(cli, ["chaos", "--list"])
+    names = [line.split()[0] for line in result.output.splitlines()]
+    assert names == [scenario.name for scenario in SCENARIOS]
+    assert len(names) == len(set(names))
+
+
+def test_an_unknown_scenario_names_the_known_ones() -> None:
+    result = CliRunner().invoke(cli, ["chaos", "--scenario", "flood"])
+    assert result.exit_code != 0
+    assert "zombie" in result.output
