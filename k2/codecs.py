@@ -17,8 +17,15 @@ from k2.topics import MarketTopic
 
 def open_registry(settings: Settings) -> SchemaRegistry:
     """The configured registry, else one in the data directory."""
-    url = settings.kafka.schema_registry_url
-    return HttpRegistry(url) if url else FileRegistry(settings.core.data_dir / "registry")
+    kafka = settings.kafka
+    if not kafka.schema_registry_url:
+        return FileRegistry(settings.core.data_dir / "registry")
+    user, password = kafka.schema_registry_username, kafka.schema_registry_password
+    return HttpRegistry(
+        kafka.schema_registry_url,
+        login=(user, password.get_secret_value()) if user else None,
+        ca_file=kafka.schema_registry_ca_file,
+    )
 
 
 @dataclass(frozen=True, slots=True)

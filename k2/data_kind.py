@@ -13,6 +13,8 @@ SIMULATED: Final = "simulated"
 REAL: Final = "real"
 #: Says which of the two a data directory holds.
 MARKER: Final = "MARKET"
+#: Where a simulated market is kept (`k2 exchange simulate --state`), beside its data.
+SIMULATOR_STATE: Final = "simulator.json"
 #: What a data directory has in it once a worker has run there.
 _TRACES: Final = ("log", "catalog.db")
 #: Where a simulator is at home.
@@ -31,6 +33,8 @@ def held(directory: Path) -> str | None:
     try:
         return (directory / MARKER).read_text(encoding="utf-8").strip()
     except FileNotFoundError:
+        if (directory / SIMULATOR_STATE).exists():
+            return SIMULATED
         return REAL if any((directory / trace).exists() for trace in _TRACES) else None
     except OSError as exc:
         raise ConfigError(f"the data directory {directory} cannot be read: {exc}") from exc

@@ -139,7 +139,7 @@ class HotSide:
 
 def _s3(settings: Settings) -> S3Access | None:
     iceberg = settings.iceberg
-    if not iceberg.s3_endpoint:
+    if not iceberg.warehouse.startswith("s3"):
         return None
     return S3Access(
         iceberg.s3_endpoint,

@@ -30,6 +30,7 @@ from pydantic_settings import (
 
 from k2 import setting_types as types
 from k2.errors import ConfigError
+from k2.setting_checks import check_services
 from k2.setting_files import SecretFiles
 from k2.sources.plan import plan_coinbase, plan_kraken, plan_sessions
 from k2.topics import FEED_TOPICS, MarketTopic, topics_of
@@ -552,6 +553,7 @@ def _check(settings: Settings) -> None:
             f"K2_KAFKA_REQUEST_TIMEOUT_S={kafka.request_timeout_s}",
             variable="K2_KAFKA_SESSION_TIMEOUT_S",
         )
+    check_services(kafka, settings.iceberg)
     for name, plan in _PLANS.items():
         feed: Feed = getattr(settings, name)
         plan(feed.symbols, feed.streams, per_session=feed.symbols_per_session)

@@ -63,3 +63,9 @@ class worker(faust_worker):  # type: ignore[misc] # noqa: N801 - its name is the
         # expects JSON on every line.
         if json_lines(settings().core.log_format):
             self.quiet = True
+
+    def on_worker_created(self, worker: Any) -> None:
+        """No spinner either: it moves the cursor even where there is none."""
+        super().on_worker_created(worker)
+        if self.quiet:
+            worker.spinner = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -43,6 +43,7 @@ class StatusBoard:
         self._last_s: float | None = None
         self._moved: tuple[int, ...] = ()
         self._ends: dict[TP, int] = {}
+        self._shown: frozenset[TP] = frozenset()
         self._open_gaps: int | None = None
         self._unknown = ""
         self.lag = 0
@@ -96,11 +97,18 @@ class StatusBoard:
         if stored:
             await self._see_commits()
         self.drained = stored
-        for tp, count in behind.items():
-            metrics.LAG.labels(tp.topic, str(tp.partition)).set(count)
+        self._show_lag(behind)
         worker.hot.observe()
         worker.source.observe()
         self._note_activity()
+
+    def _show_lag(self, behind: Mapping[TP, int]) -> None:
+        for tp in self._shown.difference(behind):
+            # It left; a last value would look like lag that nobody works off.
+            metrics.LAG.remove(tp.topic, str(tp.partition))
+        self._shown = frozenset(behind)
+        for tp, count in behind.items():
+            metrics.LAG.labels(tp.topic, str(tp.partition)).set(count)
 
     async def _see_commits(self) -> None:
         """What is stored is also what queries and counts show."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from faust.types import TP
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from k2.errors import K2Error, LakeError, LogError
@@ -48,8 +49,12 @@ class Worker:
             transport=SimpleNamespace(bounds=self._bounds),
             consumer=SimpleNamespace(assignment=lambda: {LOG}),
         )
+        self.settings = SimpleNamespace(topics=[BINANCE_TRADES])
         self.source = SimpleNamespace(
-            queued=0, in_flight=0, counts=SimpleNamespace(frames=0, trades=0, quotes=0)
+            queued=0,
+            in_flight=0,
+            counts=SimpleNamespace(frames=0, trades=0, quotes=0),
+            observe=lambda: None,
         )
         self.validate = SimpleNamespace(
             in_flight=0,
@@ -141,3 +146,19 @@ async def test_lag_is_what_is_still_to_be_read(
     worker.position, worker.bounds = position, bounds
     await board.look()
     assert board.lag == lag
+
+
+async def test_the_lag_of_a_partition_that_left_is_not_shown_any_more(
+    board: StatusBoard, worker: Worker
+) -> None:
+    def shown() -> float | None:
+        labels = {"topic": LOG.topic, "partition": str(LOG.partition)}
+        return REGISTRY.get_sample_value("k2_kafka_consumer_lag_messages", labels)
+
+    worker.position = 3
+    await board.look()
+    assert shown() == 2
+    worker.app.consumer.assignment = set
+    await board.look()
+    await board.look()
+    assert shown() is None

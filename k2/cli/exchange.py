@@ -16,6 +16,8 @@ from k2.exchange.dialects import DIALECTS, dialect_of
 from k2.exchange.feed import CaptureFeed, Feed
 from k2.exchange.looping import LoopingFeed
 from k2.exchange.server import DEFAULT_SENDS, ExchangeServer
+from k2.log import configure
+from k2.settings import load_settings
 
 if TYPE_CHECKING:
     from k2.exchange.memory import MarketMemory
@@ -53,6 +55,7 @@ def exchange() -> None:
     (ws://127.0.0.1:9443). It prints that address as JSON and serves until Ctrl-C; GET /k2/status
     says what it has sent.
     """
+    configure(load_settings())
 
 
 def _listen(command: click.decorators.FC) -> click.decorators.FC:
@@ -71,7 +74,7 @@ def _listen(command: click.decorators.FC) -> click.decorators.FC:
     return port(host(sends(command)))
 
 
-@exchange.command()
+@exchange.command(short_help="Replay recorded captures.")
 @click.option(
     "--capture",
     "captures",
@@ -104,7 +107,7 @@ def serve(
     port: int,
     sends: int,
 ) -> None:
-    """Replay recorded captures, each client from the start unless --by-clock."""
+    """Replay recorded captures; without --by-clock each client gets all of it."""
     names = tuple(name.strip().upper() for name in also.split(",") if name.strip())
     if names and not loop:
         raise click.UsageError("--also needs --loop")
@@ -128,7 +131,7 @@ def serve(
     asyncio.run(_run(build, f"replay of {', '.join(map(str, captures))}"))
 
 
-@exchange.command()
+@exchange.command(short_help="Make up a market.")
 @click.option("--symbols", default="BTCUSDT,ETHUSDT", show_default=True, help="Comma separated.")
 @click.option("--rate", default=1_000.0, show_default=True, help="Frames a second in all.")
 @click.option("--seed", default=1, show_default=True, help="The same seed, the same market.")

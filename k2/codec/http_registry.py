@@ -17,6 +17,7 @@ from k2.errors import (
     SchemaIncompatibleError,
     SchemaNotFoundError,
 )
+from k2.setting_types import without_password
 
 log = structlog.get_logger(__name__)
 
@@ -28,15 +29,27 @@ _UNPROCESSABLE: Final = 422
 class HttpRegistry:
     """`SchemaRegistry` over HTTP. The client retries; calls block, so run them in threads.
 
-    `url`: one address or several, comma separated; with user and password in it for basic
-    authentication. `timeout_s`: per request.
+    `url`: one address or several, comma separated. `login`: user and password of basic
+    authentication, unless they are in the URL. `ca_file`: PEM certificates to trust instead of the
+    system's. `timeout_s`: per request.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 10.0, retries: int = 3) -> None:
-        self._url = url
-        self._client = SchemaRegistryClient(
-            {"url": url, "timeout": timeout_s, "max.retries": retries}
-        )
+    def __init__(
+        self,
+        url: str,
+        *,
+        login: tuple[str, str] | None = None,
+        ca_file: str = "",
+        timeout_s: float = 10.0,
+        retries: int = 3,
+    ) -> None:
+        self._url = without_password(url)
+        options: dict[str, Any] = {"url": url, "timeout": timeout_s, "max.retries": retries}
+        if login is not None:
+            options["basic.auth.user.info"] = ":".join(login)
+        if ca_file:
+            options["ssl.ca.location"] = ca_file
+        self._client = SchemaRegistryClient(options)
         self._guarded: set[str] = set()
 
     def register(self, subject: str, schema_text: str) -> int:

@@ -96,14 +96,17 @@ def open_catalog(settings: Settings) -> Catalog:
     """
     iceberg = settings.iceberg
     uri = iceberg.catalog_uri or _sqlite_uri(settings.core.data_dir)
-    properties = {"uri": uri, "warehouse": warehouse(settings), **_s3(settings)}
+    properties = {"warehouse": warehouse(settings), **_s3(settings)}
     shown = _without_password(uri)
     try:
         if uri.startswith(("http://", "https://")):
-            catalog = load_catalog(CATALOG_NAME, **{"type": "rest", **properties})
+            if token := iceberg.catalog_token.get_secret_value():
+                properties["token"] = token
+            catalog = load_catalog(CATALOG_NAME, **{"type": "rest", "uri": uri, **properties})
             _limit_waiting(catalog)
             return catalog
-        return CachingSqlCatalog(CATALOG_NAME, **properties)
+        password = iceberg.catalog_password.get_secret_value()
+        return CachingSqlCatalog(CATALOG_NAME, uri=_with_password(uri, password), **properties)
     except ImportError as exc:
         raise ConfigError(
             f"the driver for K2_ICEBERG_CATALOG_URI={shown} is not installed ({exc.name}); for "
@@ -173,6 +176,12 @@ def _s3(settings: Settings) -> dict[str, str]:
         "s3.region": iceberg.s3_region,
     }
     return {name: value for name, value in values.items() if value}
+
+
+def _with_password(uri: str, password: str) -> str:
+    if not password:
+        return uri
+    return make_url(uri).set(password=password).render_as_string(hide_password=False)
 
 
 def _without_password(uri: str) -> str:

@@ -1,13 +1,16 @@
 """What the lake already knows: the ids stored by earlier incarnations of a log.
 
 On a new epoch continuity starts from these, so that a capture replayed into the same lake adds
-nothing. Rows of the epoch itself are left out: its own checkpoint knows them better.
+nothing. Rows of the epoch itself are left out, as its own checkpoint knows them better, or count up
+to an offset, for symbols that continuity has let go. Where an exchange started its ids over, the
+ids before and after are told apart by time, as continuity does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +22,12 @@ from pyiceberg.table import StaticTable
 from k2.errors import LakeError
 from k2.lake.reader import LakeFile, LakeReader, Pinned
 from k2.lake.tables import QUOTES, TRADES
+from k2.pipeline.continuity import RESET_AFTER_US
 from k2.pipeline.text_ids import scoped, start_us_of, symbol_of
 
 _Ints = npt.NDArray[np.int64]
 _ID_COLUMNS = {TRADES.name: "trade_id", QUOTES.name: "quote_id"}
-_READ = ("symbol", "exchange", "log_epoch", "timestamp")
+_READ = ("symbol", "exchange", "log_epoch", "platform_sequence", "timestamp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +35,47 @@ class Seed:
     """One symbol's stored ids: inclusive islands, rising and apart, and the highest id.
 
     `starts`, `ends`: int64 of equal length. `last_timestamp_us`: exchange time of `last_id`'s row,
-    the latest where an id occurs more than once.
+    the latest where an id occurs more than once. `older`: the ids from before the exchange started
+    over, one seed for each time it did, oldest first.
     """
 
     starts: _Ints
     ends: _Ints
     last_id: int
     last_timestamp_us: int
+    older: tuple[Seed, ...] = ()
 
     def __len__(self) -> int:
         return len(self.starts)
+
+
+class Known(NamedTuple):
+    """Which rows count: those of epochs other than `epoch`, and its own below `own_before`."""
+
+    epoch: str
+    own_before: int = -1
+
+    def may_be_in(self, file: LakeFile) -> bool:
+        """False when no row of the file counts."""
+        if not _only(file.epochs, self.epoch):
+            return True
+        return file.sequences is None or file.sequences[0] < self.own_before
+
+    def mask(self, rows: pa.Table) -> pa.ChunkedArray:
+        """Which of `rows` count."""
+        return pc.or_(
+            pc.not_equal(rows["log_epoch"], self.epoch),
+            pc.less(rows["platform_sequence"], self.own_before),
+        )
+
+
+class _Era(NamedTuple):
+    """Ids of a stretch of exchange time without a pause in which they might have started over."""
+
+    first_us: int
+    last_us: int
+    first_id: int
+    ids: Seed
 
 
 class LakeSeeds:
@@ -54,42 +89,28 @@ class LakeSeeds:
         self._id_column = _ID_COLUMNS[pinned.table.name]
 
     def seed_intervals(
-        self, exchange: str, symbols: Iterable[str], exclude_epoch: str, start_us: int | None = None
+        self, exchange: str, symbols: Iterable[str], known: Known, start_us: int | None = None
     ) -> dict[str, Seed]:
-        """Ids stored by epochs other than `exclude_epoch`, per symbol; absent when there are none.
+        """Ids stored by rows that count, per symbol; absent when there are none.
 
         Integer ids only: other ids have no order. `start_us` bounds how far back rows are read.
         Raises `LakeError` when a file of the snapshot cannot be read.
         """
         wanted = set(symbols)
-        parts: dict[str, list[Seed]] = {}
-        files = [
-            file
-            for file in self._reader.files_for(self._pinned, wanted, start_us)
-            if not _only(file.epochs, exclude_epoch) and _within(file.exchanges, exchange)
-        ]
-        columns = [*_READ, self._id_column]
-        for rows in self._rows(files, columns, wanted, exchange, exclude_epoch):
+        eras: dict[str, list[_Era]] = {}
+        for rows in self._rows(wanted, exchange, known, start_us):
             for symbol, ids, times in _by_symbol(rows, self._id_column):
-                parts.setdefault(symbol, []).append(_islands(ids, ids, times))
-        return {symbol: _merged(seeds) for symbol, seeds in sorted(parts.items())}
+                eras.setdefault(symbol, []).extend(_eras(ids, times))
+        return {symbol: _generations(found) for symbol, found in sorted(eras.items())}
 
-    def seed_scopes(
-        self, exchange: str, scopes: Iterable[str], exclude_epoch: str
-    ) -> dict[str, Seed]:
+    def seed_scopes(self, exchange: str, scopes: Iterable[str], known: Known) -> dict[str, Seed]:
         """Likewise the ids that are no numbers, by scope (`k2.pipeline.text_ids`)."""
         wanted = set(scopes)
         symbols = {symbol_of(scope) for scope in wanted}
         starts = [start_us_of(scope) for scope in wanted]
         start_us = None if None in starts else min(s for s in starts if s is not None)
-        files = [
-            file
-            for file in self._reader.files_for(self._pinned, symbols, start_us)
-            if not _only(file.epochs, exclude_epoch) and _within(file.exchanges, exchange)
-        ]
         parts: dict[str, list[Seed]] = {}
-        columns = [*_READ, self._id_column]
-        for rows in self._rows(files, columns, symbols, exchange, exclude_epoch):
+        for rows in self._rows(symbols, exchange, known, start_us):
             for scope, ids, times in _by_scope(rows, self._pinned.table.name, self._id_column):
                 if scope in wanted:
                     parts.setdefault(scope, []).append(_islands(ids, ids, times))
@@ -112,25 +133,22 @@ class LakeSeeds:
         return False
 
     def _rows(
-        self,
-        files: list[LakeFile],
-        columns: list[str],
-        symbols: set[str],
-        exchange: str,
-        exclude_epoch: str,
+        self, symbols: set[str], exchange: str, known: Known, start_us: int | None
     ) -> Iterator[pa.Table]:
+        columns = [*_READ, self._id_column]
         chosen = pa.array(sorted(symbols), pa.string())
         if self._reader.has_deletes(self._pinned):
             tables: Iterator[pa.Table] = iter([self._scan(columns)])
         else:
-            tables = (self._read(file, columns) for file in files)
+            tables = (
+                self._read(file, columns)
+                for file in self._reader.files_for(self._pinned, symbols, start_us)
+                if known.may_be_in(file) and _within(file.exchanges, exchange)
+            )
         for table in tables:
             match = pc.and_(
                 pc.is_in(table["symbol"], value_set=chosen),
-                pc.and_(
-                    pc.equal(table["exchange"], exchange),
-                    pc.not_equal(table["log_epoch"], exclude_epoch),
-                ),
+                pc.and_(pc.equal(table["exchange"], exchange), known.mask(table)),
             )
             yield table.filter(match)
 
@@ -219,3 +237,32 @@ def _merged(seeds: list[Seed]) -> Seed:
         [np.where(seed.ends == seed.last_id, seed.last_timestamp_us, 0) for seed in seeds]
     )
     return _islands(starts, ends, times.astype(np.int64))
+
+
+def _eras(ids: _Ints, times: _Ints) -> Iterator[_Era]:
+    """Cut where exchange time pauses for so long that ids may start over after it."""
+    if int(times.max() - times.min()) > RESET_AFTER_US:
+        order = np.argsort(times, kind="stable")
+        ids, times = ids[order], times[order]
+        cuts = np.flatnonzero(np.diff(times) > RESET_AFTER_US) + 1
+        parts = zip(np.split(ids, cuts), np.split(times, cuts), strict=True)
+    else:
+        parts = zip([ids], [times], strict=True)
+    for mine, at in parts:
+        first = int(mine[int(at.argmin())])
+        yield _Era(int(at.min()), int(at.max()), first, _islands(mine, mine, at))
+
+
+def _generations(eras: list[_Era]) -> Seed:
+    """Eras of several files as one seed; a fall of ids after a pause begins a generation."""
+    generations: list[list[Seed]] = []
+    high, last_us = -1, 0
+    for era in sorted(eras, key=lambda era: era.first_us):
+        paused = era.first_us > last_us + RESET_AFTER_US
+        if not generations or (paused and era.first_id < high // 2):
+            generations.append([])
+            high = -1
+        generations[-1].append(era.ids)
+        high, last_us = max(high, era.ids.last_id), max(last_us, era.last_us)
+    *older, newest = (_merged(seeds) for seeds in generations)
+    return replace(newest, older=tuple(older))

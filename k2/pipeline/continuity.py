@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, Protocol
@@ -41,7 +41,10 @@ class Policy(StrEnum):
 
 
 class SeedRanges(Protocol):
-    """Ids of one symbol in the lake: inclusive ranges, and the exchange time of the newest."""
+    """Ids of one symbol in the lake: inclusive ranges, and the exchange time of the newest.
+
+    `older`: likewise from before the exchange started the ids over, oldest first.
+    """
 
     @property
     def starts(self) -> Ids: ...
@@ -51,6 +54,9 @@ class SeedRanges(Protocol):
 
     @property
     def last_timestamp_us(self) -> int: ...
+
+    @property
+    def older(self) -> Sequence[SeedRanges]: ...
 
 
 class Seeder(Protocol):
@@ -183,12 +189,23 @@ class Track:
         self.forgotten = -1
         self.mark: tuple[int, int] | None = None
 
-    def sow(self, seed: IntervalSet, last_us: int) -> None:
-        """Put the lake's ids under the generation they are of: the first."""
-        if self.resets == 0:
-            self.current.sow(seed, last_us)
-        elif self.resets == 1 and self.previous is not None:
-            self.previous.sow(seed, last_us)
+    def sow(self, seed: SeedRanges, make: Callable[[], Generation]) -> None:
+        """Put the lake's ids under the generations they are of, the current one and the previous.
+
+        Generations are numbered by `resets`, from the oldest in the lake on.
+        """
+        generations = (*seed.older, seed)
+        if self.resets < len(seed.older):
+            # Those of the lake were before ours.
+            self.resets += len(seed.older)
+        if self.resets and self.previous is None:
+            self.previous = make()
+        for number, generation in enumerate(generations):
+            ids = IntervalSet.from_arrays(generation.starts, generation.ends)
+            if number == self.resets:
+                self.current.sow(ids, generation.last_timestamp_us)
+            elif number == self.resets - 1 and self.previous is not None:
+                self.previous.sow(ids, generation.last_timestamp_us)
 
 
 class Continuity:
@@ -327,8 +344,7 @@ class Continuity:
             track.seeded = True
             seed = seeds.get(track.symbol)
             if seed is not None and len(seed.starts):
-                ids = IntervalSet.from_arrays(seed.starts, seed.ends)
-                track.sow(ids, seed.last_timestamp_us)
+                track.sow(seed, self.generation)
 
     def _sorted(self, rows: Rows, order: npt.NDArray[np.intp]) -> Sorted:
         found = Sorted(rows.ids[order], np.ones(len(order), np.bool_))

@@ -88,6 +88,11 @@ class IntervalSet:
         """The highest id; -1 when empty."""
         return self.ends[-1] if self.ends else -1
 
+    @property
+    def low(self) -> int:
+        """The lowest id; -1 when empty."""
+        return self.starts[0] if self.starts else -1
+
     def find(self, id_: int) -> int:
         """The index of the run that holds `id_`; -1 when none does."""
         index = bisect_right(self.starts, id_) - 1

@@ -68,8 +68,14 @@ class Generation:
 
     @property
     def high(self) -> int:
-        """The highest id known."""
+        """The highest id known; -1 when none is."""
         return max(self.seen.high, self.seed_high)
+
+    @property
+    def low(self) -> int:
+        """The lowest id known; -1 when none is."""
+        lows = [ids.low for ids in (self.seen, self.seed) if ids]
+        return min(lows, default=-1)
 
     def sow(self, seed: IntervalSet, last_us: int) -> None:
         """Let the ids of `seed` be duplicates from now on."""
@@ -85,7 +91,9 @@ class Generation:
 class Contiguous(Generation):
     """A feed that numbers its records one by one. A run is ids rising by one.
 
-    `gaps`: ids that were skipped and have not come since.
+    Whatever lies between two known ids and is not known is missing, whichever of them came first.
+    `gaps`: those ids, but for what lies between ids of the lake: the log that left it out has
+    disclosed it.
     """
 
     __slots__ = ("gaps",)
@@ -111,10 +119,11 @@ class Contiguous(Generation):
     def _judge(self, rows: Sorted, symbol: str, lo: int, first: int, last: int) -> None:
         high = self.high
         unseen = self._unseen(first, last)
-        # Only a record that is new may show a gap, and only one that goes forward: whoever goes
-        # back (late or back-filled records, a file replayed) is filling in.
-        if unseen and unseen[0][0] == first and 0 <= self.at < first - 1:
-            self._open(rows, symbol, lo, first)
+        # An id between known ones shows nothing: what is missing there has been told.
+        if first > high >= 0:
+            self._open(rows, symbol, lo, high + 1, first - 1)
+        elif first < self.low:
+            self._open(rows, symbol, lo, first + 1, self.low - 1)
         if unseen != [(first, last)]:
             rows.keep[lo : lo + last - first + 1] = False
         for start, end in unseen:
@@ -130,18 +139,9 @@ class Contiguous(Generation):
             return unseen
         return [run for hole in unseen for run in self.seed.holes(*hole)]
 
-    def _open(self, rows: Sorted, symbol: str, lo: int, first: int) -> None:
-        """Disclose what is missing right before `first`, unless it is known to be missing.
-
-        Down to the next id seen only: a late run that has ended lies further below, and what is
-        missing after it was not lost by this jump.
-        """
-        below = max(self.at, self.seen.below(first))
-        if self.seed is not None:
-            below = max(below, self.seed.below(first))
-        if below >= first - 1:
-            return
-        missing = self.gaps.holes(below + 1, first - 1)
+    def _open(self, rows: Sorted, symbol: str, lo: int, first: int, last: int) -> None:
+        """Disclose that `first..last` are missing, as far as that is not known."""
+        missing = self.gaps.holes(first, last) if first <= last else []
         for start, end in missing:
             rows.opened.append((symbol, start, end, lo))
             self.gaps.add(start, end)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
@@ -31,11 +31,11 @@ CREATE MACRO vwap(price, quantity) AS (
 
 @dataclass(frozen=True, slots=True)
 class S3Access:
-    """How DuckDB reaches a warehouse on S3. `endpoint`: `http(s)://host:port`."""
+    """How DuckDB reaches a warehouse on S3. `endpoint`: `http(s)://host:port`; empty: AWS."""
 
     endpoint: str
     key_id: str
-    secret: str
+    secret: str = field(repr=False)
     region: str
 
 
@@ -120,9 +120,14 @@ def _directory(location: str) -> str:
 
 
 def _create_secret(connection: duckdb.DuckDBPyConnection, s3: S3Access) -> None:
+    """By parameters: what is secret must not be part of a statement, which errors would quote."""
     scheme, _, host = s3.endpoint.rpartition("://")
+    options = {"KEY_ID": s3.key_id, "SECRET": s3.secret, "REGION": s3.region, "ENDPOINT": host}
+    given = {name: value for name, value in options.items() if value}
+    # AWS itself wants the bucket in the host name; servers of one's own rarely know it there.
+    style = "URL_STYLE 'path', " if host else ""
     connection.execute(
-        f"CREATE SECRET lake (TYPE s3, KEY_ID {quote(s3.key_id)}, SECRET {quote(s3.secret)}, "
-        f"REGION {quote(s3.region)}, ENDPOINT {quote(host)}, URL_STYLE 'path', "
-        f"USE_SSL {'true' if scheme == 'https' else 'false'})"
+        f"CREATE SECRET lake (TYPE s3, {', '.join(f'{name} ${name}' for name in given)}, {style}"
+        f"USE_SSL {'false' if scheme == 'http' else 'true'})",
+        given,
     )

@@ -13,7 +13,7 @@ from k2.clock import Clock
 from k2.codecs import Codecs
 from k2.degradation.tiers import Tiers, load_tiers
 from k2.errors import LakeError
-from k2.lake.seed import LakeSeeds, Seed
+from k2.lake.seed import Known, LakeSeeds, Seed
 from k2.lake.vector import Place
 from k2.lakehouse import Lakehouse
 from k2.pipeline.validate import LaneCodecs, Validator
@@ -22,8 +22,6 @@ from k2.topics import MarketTopic, parse
 
 log = structlog.get_logger(__name__)
 
-#: An epoch no log has: nothing is left out of a seed.
-_NO_EPOCH: Final = ""
 _FIRST_WAIT_S: Final = 0.1
 _LONGEST_WAIT_S: Final = 3.0
 
@@ -53,15 +51,14 @@ class LakeSeeder:
     def __call__(self, symbols: Sequence[str], own_before: int | None) -> Mapping[str, Seed]:
         if own_before is None and not self._other_epochs:
             return {}
-        # Rows of this very incarnation count for symbols that were let go. One that is stored
-        # beyond `own_before` was emitted before a crash: its readers have it, dropping it again
-        # changes nothing.
-        excluded = self._epoch if own_before is None else _NO_EPOCH
+        # Rows of this very incarnation count for symbols that were let go, but none that comes
+        # again: stored before a crash, it would hide the gap it showed.
+        known = Known(self._epoch, -1 if own_before is None else own_before)
         deadline_s = self._lake.clock.monotonic_s() + self._lake.settings.iceberg.commit_retry_s
         wait_s = _FIRST_WAIT_S
         while True:
             try:
-                return self._read(symbols, excluded)
+                return self._read(symbols, known)
             except LakeError as exc:
                 if self._lake.clock.monotonic_s() >= deadline_s:
                     raise
@@ -69,8 +66,8 @@ class LakeSeeder:
                 self._wait(wait_s)
                 wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
-    def _read(self, symbols: Sequence[str], excluded: str) -> Mapping[str, Seed]:
-        return self._seeds().seed_intervals(self._topic.exchange.upper(), symbols, excluded)
+    def _read(self, symbols: Sequence[str], known: Known) -> Mapping[str, Seed]:
+        return self._seeds().seed_intervals(self._topic.exchange.upper(), symbols, known)
 
     def _seeds(self) -> LakeSeeds:
         pinned = self._lake.reader.current(self._topic.data_type)
@@ -80,8 +77,8 @@ class LakeSeeder:
 class LakeTextSeeder(LakeSeeder):
     """The same for ids that are no numbers; the scopes of `k2.pipeline.text_ids` are asked for."""
 
-    def _read(self, symbols: Sequence[str], excluded: str) -> Mapping[str, Seed]:
-        return self._seeds().seed_scopes(self._topic.exchange.upper(), symbols, excluded)
+    def _read(self, symbols: Sequence[str], known: Known) -> Mapping[str, Seed]:
+        return self._seeds().seed_scopes(self._topic.exchange.upper(), symbols, known)
 
 
 class Lanes:

@@ -18,7 +18,7 @@ from faust.types import TP
 from k2.errors import ConfigError, LogError
 from k2.settings import Kafka
 from k2.transport.admin import TopicSpec
-from k2.transport.security import librdkafka_options
+from k2.transport.security import advice, librdkafka_options
 
 log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -30,6 +30,10 @@ _UNSETTLED = (
     KafkaError.FENCED_LEADER_EPOCH,
     KafkaError.UNKNOWN_LEADER_EPOCH,
 )
+#: Refused logins in a row that are not a broker just starting.
+_REFUSALS = 3
+#: Seconds between two looks for them.
+_LISTEN_S = 0.2
 #: Seconds between two tries.
 _SETTLE_S = 0.05
 #: Seconds an answer may come after librdkafka itself should have given up.
@@ -66,6 +70,7 @@ class KafkaAdmin:
         self._client: Any = None
         self._opening = asyncio.Lock()
         self._waiting: set[asyncio.Future[None]] = set()
+        self._refusals: list[str] = []
         self._seen: set[str] = set()
 
     async def ensure_topics(self, specs: Sequence[TopicSpec]) -> None:
@@ -81,7 +86,8 @@ class KafkaAdmin:
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_exception(self._unanswered("the client was closed"))
-        client, self._client = [self._client], None
+        async with self._opening:  # a client that is just being made is ours to close as well
+            client, self._client = [self._client], None
         # librdkafka closes with its last reference, which may take it a while.
         await asyncio.to_thread(client.clear)
 
@@ -105,15 +111,37 @@ class KafkaAdmin:
             arrived: asyncio.Future[None] = loop.create_future()
             future.add_done_callback(lambda _: _tell(loop, arrived))
             self._waiting.add(arrived)
+            self._refusals.clear()
             limit_s = self._kafka.request_timeout_s + _GRACE_S
             try:
                 async with asyncio.timeout(limit_s):
+                    while not arrived.done():
+                        self._listen()
+                        await asyncio.wait([arrived], timeout=_LISTEN_S)
                     await arrived
             except TimeoutError as exc:
                 raise self._unanswered(f"no answer within {limit_s:.0f} s") from exc
             finally:
                 self._waiting.discard(arrived)
         return future.result()
+
+    def _listen(self) -> None:
+        """Hear of refused logins, which librdkafka repeats in silence until the request times out.
+
+        Raises `LogError` when it is no passing thing, and when we were closed before we waited.
+        """
+        if self._client is None:
+            raise self._unanswered("the client was closed")
+        self._client.poll(0)
+        if len(self._refusals) >= _REFUSALS:
+            raise LogError(
+                f"Kafka at {self._servers} refuses us: {self._refusals[-1]}; {advice(self._kafka)}",
+                servers=self._servers,
+            )
+
+    def _note(self, error: Any) -> None:
+        if error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL):
+            self._refusals.append(error.str())
 
     def _unanswered(self, why: str) -> LogError:
         return LogError(
@@ -139,6 +167,7 @@ class KafkaAdmin:
             {
                 "bootstrap.servers": self._servers,
                 "socket.timeout.ms": int(self._kafka.request_timeout_s * 1000),
+                "error_cb": self._note,
                 **librdkafka_options(self._kafka),
             },
             logger=_NoticeLogger(),

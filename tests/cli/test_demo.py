@@ -252,7 +252,7 @@ async def test_a_feed_is_live_when_an_address_opens_a_socket_and_says_why_not() 
     assert "answered 404 instead of opening a WebSocket" in refused.why
     await server.close()
     gone = await choose(options(), Binance(url=base))
-    assert gone.why.startswith("Binance did not answer: Cannot connect to host 127.0.0.1:")
+    assert gone.why.startswith("Binance did not answer: 127.0.0.1:")
     assert gone.why.endswith("using the built-in simulator.")
     with pytest.raises(SourceError, match=r"did not answer.*check the network"):
         await choose(options(source="live"), Binance(url=base))
@@ -288,6 +288,14 @@ def test_data_without_a_mark_counts_as_an_exchanges(tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()
     with pytest.raises(ConfigError, match="holds real market data"):
         claim(tmp_path, SIMULATED)
+
+
+def test_data_beside_a_simulated_market_is_simulated(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    (tmp_path / "simulator.json").write_text("{}")
+    claim(tmp_path, SIMULATED)
+    with pytest.raises(ConfigError, match="holds simulated market data"):
+        claim(tmp_path, REAL)
 
 
 def test_a_worker_adds_no_exchange_to_simulated_data(tmp_path: Path) -> None:
@@ -544,7 +552,7 @@ async def test_without_a_network_the_simulator_takes_over_and_goes_on_where_it_s
     stored: list[int] = []
     for _ in range(2):
         said, final = await run_until(command, 100)
-        assert "Binance did not answer: Cannot connect to host 127.0.0.1:" in said
+        assert "Binance did not answer: 127.0.0.1:" in said
         assert f"Port {busy.port} (K2_API_PORT) is taken; the API is on port " in said
         assert "Source: built-in simulator." in said
         trades, quotes = trade_ids(command.data), quote_ids(command.data)

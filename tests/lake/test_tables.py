@@ -73,6 +73,5 @@ def test_a_catalog_that_cannot_be_opened_is_named_without_its_password(
 
 
 def test_something_that_is_no_uri_is_a_configuration_error(tmp_path, monkeypatch):
-    settings = settings_in(tmp_path, monkeypatch, K2_ICEBERG_CATALOG_URI="my catalog")
     with pytest.raises(ConfigError, match="K2_ICEBERG_CATALOG_URI"):
-        open_catalog(settings)
+        open_catalog(settings_in(tmp_path, monkeypatch, K2_ICEBERG_CATALOG_URI="my catalog"))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from k2.pipeline import checkpoint
 from k2.pipeline.continuity import RESET_AFTER_US, Continuity, Counts, Policy, Rows
 from k2.pipeline.intervals import IntervalSet
 from tests.data import BTC_0808, BTC_0809, require
@@ -23,6 +24,7 @@ class Seed:
     starts: np.ndarray
     ends: np.ndarray
     last_timestamp_us: int = 0
+    older: tuple = ()
 
 
 def rows(records, at=0):
@@ -72,7 +74,7 @@ class Model:
     """One contiguous symbol, record by record, with plain sets."""
 
     def __init__(self):
-        self.seen, self.gaps, self.at, self.last = set(), set(), None, -HOUR * 10
+        self.seen, self.gaps, self.last = set(), set(), -HOUR * 10
         self.old = None
 
     def take(self, id_, time, fill):
@@ -88,19 +90,17 @@ class Model:
 
     def judge(self, id_, fill):
         new, events = id_ not in self.seen, []
-        if new and self.at is not None and id_ > self.at + 1:
-            i = id_ - 1
-            while i not in self.seen:
-                if i not in self.gaps:
-                    self.gaps.add(i)
-                    events.append(("opened", "jump", i))
-                i -= 1
+        if self.seen:
+            # All between known ids that is not known is a gap, whichever came first.
+            low, high = min(*self.seen, id_), max(*self.seen, id_)
+            missing = set(range(low, high)) - self.seen - self.gaps - {id_}
+            self.gaps |= missing
+            events += [("opened", "jump", i) for i in missing]
         if id_ in self.gaps:
             self.gaps.remove(id_)
             events.append(("closed", "backfill" if fill else "late", id_))
         late = new and bool(self.seen) and id_ < max(self.seen)
         self.seen.add(id_)
-        self.at = id_
         return new, late, events
 
 
@@ -220,31 +220,68 @@ def test_eleven_missing_ids_are_a_large_gap():
     assert run(Continuity(Policy.CONTIGUOUS), trades(1, 12, 24))[2] == [3, 0, 0, 1, 1, 0]
 
 
-def test_a_first_id_and_a_late_run_below_everything_open_no_gap():
-    _, events, counts = run(
-        Continuity(Policy.CONTIGUOUS), [*trades(301, 302), *trades(101, 102), *trades(303)]
-    )
-    assert events == []
-    assert counts[:3] == [3, 2, 0]
+def test_what_lies_between_two_runs_is_a_gap_whichever_came_first():
+    one, other = range(101, 151), range(301, 351)
+    for log in ((*one, *other), (*other, *one)):
+        continuity = Continuity(Policy.CONTIGUOUS)
+        _, events, _ = run(continuity, trades(*log), cuts=[7, 60])
+        assert list(continuity.tracks["A"].current.gaps) == [(151, 300)]
+        assert open_after(events) == set(range(151, 301))
+    # Each record closed the hole in front of it: 102 to 150 came after all.
+    assert [e[:4] for e in events[:2]] == [
+        ("A", "opened", 102, 300),
+        ("A", "closed", 102, 110),
+    ]
 
 
-def test_what_a_late_run_skips_is_a_gap_too():
-    _, events, _ = run(Continuity(Policy.CONTIGUOUS), [*trades(301), *trades(10, 12), *trades(302)])
-    assert [e[:5] for e in events] == [("A", "opened", 11, 11, "jump")]
+def test_a_late_run_that_skips_shows_the_hole_it_leaves():
+    continuity = Continuity(Policy.CONTIGUOUS)
+    _, events, _ = run(continuity, [*trades(301), *trades(10, 12), *trades(302)])
+    assert list(continuity.tracks["A"].current.gaps) == [(11, 11), (13, 300)]
+    assert open_after(events) == {11, *range(13, 301)}
+
+
+def open_after(events):
+    """Ids of one symbol that events in their order leave open."""
+    missing = set()
+    for e in events:
+        ids = set(range(e.first_id, e.last_id + 1))
+        missing = missing | ids if e.event == "opened" else missing - ids
+    return missing
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)), min_size=1, max_size=10),
+    st.lists(st.integers(0, 90), max_size=6),
+    st.lists(st.tuples(st.integers(0, 80), st.integers(1, 9)), max_size=4),
+)
+@settings(max_examples=300, deadline=None)
+def test_what_is_open_is_what_lies_between_known_ids(runs, cuts, stored):
+    """Whatever order runs come in, with or without ids in the lake."""
+    log = [i for first, size in runs for i in range(first, first + size)]
+    lake = {i for first, size in stored for i in range(first, first + size)}
+    held = IntervalSet.from_ids(sorted(lake))
+    seeds = {"A": Seed(*held.arrays())} if lake else {}
+    continuity = Continuity(Policy.CONTIGUOUS, seed=Lake(**seeds))
+    keep, events, _ = run(continuity, trades(*log), [min(cut, len(log)) for cut in cuts])
+    known = lake | set(log)
+    # What is missing between ids of the lake was told by the log that left it out.
+    told_before = set(range(min(lake), max(lake))) if lake else set()
+    between = set(range(min(known), max(known))) - known
+    assert open_after(events) == between - told_before
+    assert {i for i, kept in zip(log, keep, strict=True) if kept} == set(log) - lake
+    assert sum(keep) == len(set(log) - lake)
 
 
 def test_one_record_may_open_and_close():
     continuity = Continuity(Policy.CONTIGUOUS)
-    # 21..100 is not known to be missing (nobody jumped over it), 101..199 is.
     run(continuity, [*trades(100, 200), *trades(20)])
-    result = continuity.apply(rows(trades(150), at=3))
-    assert [(e.event, e.first_id, e.last_id, e.ordinal) for e in result.events] == [
-        ("closed", 150, 150, 0)
+    result = continuity.apply(rows(trades(150, 50, 10), at=3))
+    assert [(e.event, e.first_id, e.last_id, e.log_offset) for e in result.events] == [
+        ("closed", 150, 150, 3),
+        ("closed", 50, 50, 4),
+        ("opened", 11, 19, 5),
     ]
-    result = continuity.apply(rows([*trades(50)], at=4))
-    assert result.events == []
-    result = continuity.apply(rows([*trades(60)], at=5))
-    assert [(e.event, e.first_id, e.last_id) for e in result.events] == [("opened", 51, 59)]
 
 
 def test_a_fall_with_a_time_jump_starts_the_ids_over():
@@ -312,6 +349,52 @@ def test_the_first_record_beyond_the_lake_opens_a_gap():
     lake = Lake(A=seed((1, 50)))
     _, events, _ = run(Continuity(Policy.CONTIGUOUS, seed=lake), trades(53))
     assert [e[:5] for e in events] == [("A", "opened", 51, 52, "jump")]
+
+
+def two_generations():
+    """A lake with ids 1000 to 1100, and after an hour and more 1 to 50."""
+    newest = seed((1, 50), last=3 * HOUR)
+    newest.older = (seed((1_000, 1_100), last=1_000),)
+    return newest
+
+
+@pytest.mark.parametrize("policy", [Policy.CONTIGUOUS, Policy.RISING])
+def test_ids_that_started_over_hide_no_later_ones(policy):
+    continuity = Continuity(policy, seed=Lake(A=two_generations()))
+    # They reach the ids of the first time again; all are new.
+    later = trades(*range(51, 1_200), time=4 * HOUR)
+    keep, events, counts = run(continuity, later, cuts=[500])
+    assert all(keep)
+    assert (events, counts[5]) == ([], 0)
+    again = [*trades(*range(1_000, 1_101)), *trades(*range(1, 51), time=3 * HOUR)]
+    result = continuity.apply(rows(again, at=len(later)))
+    assert not result.keep.any(), "a replay of what the lake has adds nothing"
+
+
+def test_ids_that_start_over_once_more_keep_their_own_lake():
+    lake = Lake(A=two_generations())
+    continuity = Continuity(Policy.CONTIGUOUS, seed=lake)
+    run(continuity, [*trades(51, 52, time=4 * HOUR), *trades(1, 2, time=6 * HOUR)])
+    track = continuity.tracks["A"]
+    assert (track.resets, list(track.current.seen)) == (2, [(1, 2)])
+    again = Continuity(Policy.CONTIGUOUS, seed=lake)
+    checkpoint.load(again, checkpoint.decode(checkpoint.encode(continuity, "e", 4)))
+    # A restarted process asks the lake again, which still has two generations.
+    log = [*trades(30, 52, 53, time=4 * HOUR), *trades(2, 3, 30, time=6 * HOUR)]
+    result = again.apply(rows(log, at=4))
+    assert result.keep.tolist() == [False, False, True, False, True, True]
+
+
+def test_a_restart_keeps_the_lakes_generations_apart():
+    lake = Lake(A=two_generations())
+    continuity = Continuity(Policy.CONTIGUOUS, seed=lake)
+    run(continuity, trades(51, time=4 * HOUR))
+    again = Continuity(Policy.CONTIGUOUS, seed=lake)
+    checkpoint.load(again, checkpoint.decode(checkpoint.encode(continuity, "e", 1)))
+    log = [*trades(50, 51, 52, time=4 * HOUR), *trades(1_050, 1_101)]
+    result = again.apply(rows(log, at=1))
+    assert result.keep.tolist() == [False, False, True, False, True]
+    assert again.trim(stored_through=10).symbols == 0
 
 
 def test_rising_seeds_are_exact():
@@ -427,8 +510,10 @@ def test_recorded_trades_in_either_order_have_no_gap_and_each_once(order):
     keep, events, counts = run(continuity, log, range(997, len(log), 997))
     assert sum(keep) == 19_904
     assert not any(keep[19_904:])
-    assert events == []
-    assert counts[3:] == [0, 0, 0]
+    # The later file first: what lies before it is missing until the earlier one has come.
+    assert [e.event for e in events[:1]] == ["opened"] * (order == -1)
+    assert open_after(events) == set()
+    assert counts[3:] == [0, int(order == -1), 0]
     assert list(continuity.tracks["BTCUSDT"].current.seen) == [(3735683259, 3735703162)]
 
 

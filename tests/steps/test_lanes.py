@@ -116,6 +116,11 @@ def test_the_seeder_asks_only_for_what_can_be_there(lake: Lakehouse) -> None:
     own = alone(symbols, 100)
     assert (own["BTCUSDT"].starts.tolist(), own["BTCUSDT"].ends.tolist()) == ([2, 10], [4, 11])
     assert np.all(own["BTCUSDT"].last_timestamp_us > 0)
+    before = alone(symbols, 4)
+    assert (before["BTCUSDT"].starts.tolist(), before["BTCUSDT"].ends.tolist()) == (
+        [2, 10],
+        [3, 11],
+    ), "what comes again from offset 4 on is judged again as it was"
 
 
 def test_what_the_lake_has_stored_is_known_by_its_vector(

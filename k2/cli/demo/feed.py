@@ -11,7 +11,7 @@ from pathlib import Path
 
 import aiohttp
 
-from k2.data_kind import REAL, SIMULATED
+from k2.data_kind import REAL, SIMULATED, SIMULATOR_STATE
 from k2.errors import CaptureError, SourceError
 from k2.exchange.capture import read_capture, symbols_of
 from k2.settings import Binance
@@ -81,14 +81,20 @@ async def no_answer(settings: Binance) -> str:
             except TimeoutError:
                 reasons.append(f"{base} within {PROBE_S:g} s")
             except SourceError as exc:
-                cause = exc.__cause__  # shorter, and names the host as well
-                told = isinstance(cause, aiohttp.ClientConnectorError)
-                reasons.append(str(cause) if told else exc.message)
+                reasons.append(_short(exc))
             else:
                 return ""
         return "; ".join(reasons)
     finally:
         await connector.close()
+
+
+def _short(error: SourceError) -> str:
+    """Host and reason, when nobody could be reached at all."""
+    cause = error.__cause__
+    if isinstance(cause, aiohttp.ClientConnectorError):
+        return f"{cause.host}:{cause.port}: {cause.strerror or cause.os_error}"
+    return error.message
 
 
 def exchange_command(
@@ -101,7 +107,7 @@ def exchange_command(
         first_id = time.time_ns() // 1_000_000
         command += ["simulate", "--port", str(port), "--symbols", ",".join(symbols)]
         command += ["--rate", str(options.rate), "--first-id", str(first_id)]
-        return [*command, "--state", str(directory / "simulator.json")]
+        return [*command, "--state", str(directory / SIMULATOR_STATE)]
     command += ["serve", "--port", str(port), "--speed", options.speed]
     for capture in options.captures:
         command += ["--capture", str(capture.resolve())]

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from k2.errors import K2Error
 
-#: Events of a worker's log that say why it ends, and how far back to look for them.
-_REASONS = ("worker_cannot_start", "worker_crashed")
+#: Events of a process's log that say why it ends, and how far back to look for them.
+_REASONS = ("worker_cannot_start", "worker_crashed", "exchange_feed_failed")
 _REASON_LINES = 1_000
 
 

@@ -112,7 +112,7 @@ class Demo:
                 print(json.dumps(final_report(status, sent, stored, gaps)), flush=True)
             else:
                 self._console.print(
-                    f"Stored in {self._data_dir}: {stored['trades']:,} trades, "
+                    f"Stored in {_from_here(self._data_dir)}: {stored['trades']:,} trades, "
                     f"{stored['quotes']:,} quotes.",
                     soft_wrap=True,
                 )
@@ -224,7 +224,7 @@ class Demo:
         say, place = self._console.print, self._place()
         say(f"K2 is up after {seconds:.1f} s. Source: {self._feed.name}.", highlight=False)
         kind = "  (simulated trades, kept apart)" if self._feed.market == SIMULATED else ""
-        say(f"  data   {self._data_dir}{kind}", highlight=False, soft_wrap=True)
+        say(f"  data   {_from_here(self._data_dir)}{kind}", highlight=False, soft_wrap=True)
         if self._shows_screen:
             return
         say(f"  API    {place.base}/   health {place.base}/health", highlight=False)
@@ -266,6 +266,12 @@ class Demo:
                     await asyncio.wait_for(self._stop.wait(), 0.5)
         self._console.print("Stopping: what was received is being stored …")
         return status
+
+
+def _from_here(path: Path) -> Path:
+    """`path`, relative when it is below the working directory."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _key(settings: Settings) -> str:

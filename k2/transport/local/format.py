@@ -89,7 +89,7 @@ def encode_records(records: Sequence[Record], codec: str = "lz4") -> bytearray:
     return finish(builder)
 
 
-class _Lz4Builder(DefaultRecordBatchBuilder):  # type: ignore[misc]
+class _Lz4Builder(DefaultRecordBatchBuilder):
     """aiokafka's, with K2's compression."""
 
     def build(self) -> bytearray:
