@@ -105,6 +105,10 @@ class Pipeline:
             self.clock,
             self.failures.append,
         )
+        await self._assign()
+
+    async def _assign(self) -> None:
+        """Read on where the state says, as after a rebalance."""
         logs, validated = places(TRADES.log), places(TRADES.validated)
         rest = places(TRADES.gaps) | places(TRADES.deferred)
         sunk, noted = await self.sink.positions(validated), await self.shed.positions(validated)
@@ -112,11 +116,28 @@ class Pipeline:
         await self._read("sink", earliest_of(sunk, noted), validated)
         await self._read("rest", await self.sink.positions(rest), rest)
 
-    async def crash(self) -> None:
-        """The process dies: what was in memory is gone."""
+    async def reassign(self, *, in_time: bool) -> None:
+        """All partitions leave and come back; not `in_time`: nothing could be stored before."""
+        await self._stop_reading()
+        everything = places(TRADES.validated) | places(TRADES.gaps) | places(TRADES.deferred)
+        if in_time:
+            await self.validate.checkpoint_all()
+            await self.shed.store()
+            await self.sink.revoke(everything)
+        else:
+            self.sink.keep(())
+        self.validate.keep(())
+        self.shed.keep(())
+        await self._assign()
+
+    async def _stop_reading(self) -> None:
         for reader in self._readers.values():
             await reader.stop()
         self._readers.clear()
+
+    async def crash(self) -> None:
+        """The process dies: what was in memory is gone."""
+        await self._stop_reading()
         await asyncio.to_thread(self.lake.close)
         await asyncio.to_thread(self.lake.catalog.close)
 

@@ -271,9 +271,12 @@ async def test_any_interleaving_with_crashes_ends_with_every_record_once(
         await made.crash()
         await made.start()
 
+    async def reassign() -> None:
+        await made.reassign(in_time=rng.random() < 0.5)
+
     actions = [publish] * 5 + [change_level] * 2 + [made.validate_some] * 4
     actions += [made.sink_some, made.sink_rest] * 3 + [made.bring] * 3
-    actions += [checkpoint, commit, commit, crash]
+    actions += [checkpoint, commit, commit, crash, reassign]
     for _ in range(120):
         await rng.choice(actions)()
     made.level = Level.NORMAL
@@ -281,6 +284,11 @@ async def test_any_interleaving_with_crashes_ends_with_every_record_once(
     assert by_symbol(ids_stored(made.lake)) == by_symbol(sent)
     assert made.shed.pending() == {}
     assert stored(made.lake, "gaps") == [], "what is put off is no gap"
+    for place in made.sink.read_to():
+        ceiling = made.sink.ceiling(place)
+        vector = made.lake.writers["gaps" if place.topic == TRADES.gaps else "trades"].vector()
+        held = vector.get(Place(made.epoch_of(TRADES.log), place.topic, place.partition))
+        assert ceiling == (held.next_offset if held else None)
     vector = made.lake.writers["trades"].vector()
     ends = await made.app.transport.bounds(
         [place for place in made.sink.read_to() if place.topic == TRADES.validated]
