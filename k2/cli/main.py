@@ -27,6 +27,7 @@ _COMMANDS = {
         "Kafka, registry, S3, catalog and PostgreSQL without containers",
     ),
     "dlq": ("k2.cli.dlq:dlq", "Look at dead letters, and put them into the log again"),
+    "doctor": ("k2.cli.doctor:doctor", "Check a deployment and say what to do"),
     "docs": ("k2.cli.docs:docs", "Write the reference pages that come from the code"),
     "exchange": (
         "k2.cli.exchange:exchange",
@@ -40,7 +41,7 @@ _COMMANDS = {
 #: What `k2 --help` shows together; a command of no section comes last.
 _SECTIONS = {
     "Try it": ("demo", "exchange"),
-    "Run it": ("up", "config", "topics", "dev"),
+    "Run it": ("up", "doctor", "config", "topics", "dev"),
     "Look after it": ("lake", "dlq", "gaps", "backfill"),
     "Measure it": ("bench", "chaos"),
     "Work on K2 itself": ("docs",),

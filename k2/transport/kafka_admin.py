@@ -82,6 +82,10 @@ class KafkaAdmin:
     async def bounds(self, tps: Collection[TP]) -> dict[TP, tuple[int, int]]:
         return await self._call(self._bounds, tps)
 
+    async def partitions(self, topics: Collection[str]) -> dict[str, int | None]:
+        """Partitions of each topic; None where there is none."""
+        return await self._call(self._partition_counts, topics)
+
     async def close(self) -> None:
         for waiting in self._waiting:
             if not waiting.done():
