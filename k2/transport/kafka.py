@@ -17,6 +17,7 @@ from aiokafka.errors import ConsumerStoppedError
 from aiokafka.structs import TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+from mode.threads import WorkerThread
 
 from k2.errors import ConfigError
 from k2.settings import Kafka
@@ -31,9 +32,21 @@ from k2.transport.registry import registry
 from k2.transport.security import aiokafka_options
 
 
+class _Thread(WorkerThread):
+    """Ends with the process: a crash that leaves it running must not keep the process alive.
+
+    Hanging there, a crashed worker would not be started again by whoever supervises it.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.daemon = True
+
+
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """aiokafka's consumer in its own thread and event loop; all below runs there."""
 
+    Worker = _Thread
     consumer: Consumer
 
     def _create_worker_consumer(self, transport: Any) -> Any:
