@@ -104,6 +104,12 @@ class LakeError(K2Error):
     code = "lake"
 
 
+class SnapshotNotFoundError(LakeError):
+    """The table has no such snapshot, or no longer."""
+
+    code = "snapshot_not_found"
+
+
 class CommitConflictError(LakeError):
     """Another writer committed first; the commit was not applied."""
 
@@ -155,6 +161,12 @@ class InvalidParameter(QueryError):
             value=shown,
             allowed=allowed,
         )
+
+
+class NotFoundError(QueryError):
+    """What was asked for is not there."""
+
+    code = "not_found"
 
 
 class QueryTimeout(QueryError):

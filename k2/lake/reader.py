@@ -24,7 +24,7 @@ from pyiceberg.table.snapshots import Snapshot
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
-from k2.errors import LakeError
+from k2.errors import LakeError, SnapshotNotFoundError
 from k2.lake.files import day_of, symbol_bucket
 from k2.lake.history import ancestors, vector_at
 from k2.lake.manifests import live_manifests
@@ -144,7 +144,7 @@ class LakeReader:
             if snapshot.timestamp_ms <= timestamp_ms:
                 return _pin(definition, loaded, snapshot)
             oldest = snapshot
-        raise LakeError(
+        raise SnapshotNotFoundError(
             f"table {definition} has no snapshot at or before {timestamp_ms} ms; the oldest kept "
             f"is of {oldest.timestamp_ms if oldest else '(none)'}",
             table=str(definition),
@@ -157,7 +157,7 @@ class LakeReader:
         loaded = self._load(definition)
         snapshot = loaded.metadata.snapshot_by_id(snapshot_id)
         if snapshot is None:
-            raise LakeError(
+            raise SnapshotNotFoundError(
                 f"table {definition} has no snapshot {snapshot_id}; it may have expired",
                 table=str(definition),
                 snapshot_id=snapshot_id,

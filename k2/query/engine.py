@@ -4,41 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
 import duckdb
 import pyarrow as pa
 import structlog
+from pyiceberg.table.snapshots import Snapshot
 
 from k2.errors import LakeError
-from k2.lake.reader import LakeFile
 from k2.lake.vector import Vector
 from k2.query import seam
-from k2.query.cold import Bounds, ColdSnapshot, column_list
+from k2.query.cold import Bounds, ColdSnapshot
 from k2.query.execute import FileGoneError, run_checked, translated
+from k2.query.lake_table import AsOf
+from k2.query.latest import last_rows_of, latest
 from k2.query.measured import measured
+from k2.query.per_file import PerFile, exchange_symbols, symbols_of
 from k2.query.pool import PoolStats, QueryPool
 from k2.query.prune import bounds_by_view, evaluator
-from k2.query.records import RecordsQuery, newest
+from k2.query.records import RecordsQuery, find
 from k2.query.seam import Pin
 from k2.query.sql import check_sql
 from k2.query.tail import TailView
+from k2.query.views import create_view, table_of
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+Cursor = duckdb.DuckDBPyConnection
 
 #: More hot rows than this are slower to scan than the small files they stand for.
 _MAX_HOT_ROWS: Final = 2_000_000
-
-_MARKET_DATA: Final = (
-    "SELECT symbol, exchange, epoch_ms(timestamp) AS exchange_timestamp_ms, price, quantity, side, "
-    "CAST(timestamp AS DATE) AS exchange_date FROM {rows}"
-)
 
 
 class LakeTable(Protocol):
@@ -46,6 +44,12 @@ class LakeTable(Protocol):
 
     def snapshots(self) -> Sequence[ColdSnapshot]:
         """Snapshots that may be pinned, the newest first; planned already, no I/O."""
+
+    def at(self, when: AsOf) -> ColdSnapshot:
+        """An older snapshot (blocking). Raises `SnapshotNotFoundError`."""
+
+    def history(self, limit: int) -> list[Snapshot]:
+        """The table's snapshots, newest first (blocking)."""
 
     def vector(self) -> Vector:
         """The vector of the newest snapshot known."""
@@ -65,29 +69,29 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Rows and what they are: `as_of` per table, `partial` when rows are missing for now."""
+    """Rows and what they are: `as_of` per table, `partial` when rows are missing for now.
+
+    `cut_short`: they are missing because the deadline came. `fixed`: the rows can never change.
+    """
 
     rows: pa.Table
     as_of: Mapping[str, Any]
     partial: bool = False
     truncated: bool = False
     files_read: int | None = None
-
-
-@dataclass(slots=True)
-class _Symbols:
-    """Distinct (exchange, symbol) of data files that never change."""
-
-    by_file: dict[str, frozenset[tuple[str, str]]] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    cut_short: bool = False
+    fixed: bool = False
 
 
 class QueryEngine:
-    """Queries over `sources` (trades, quotes, gaps). All methods are for the event loop."""
+    """Queries over `sources` (trades, quotes, gaps). All methods are for the event loop.
+
+    `at`: read one older state of the lake instead of the newest rows, hot ones included.
+    """
 
     def __init__(
         self,
-        database: duckdb.DuckDBPyConnection,
+        database: Cursor,
         sources: Mapping[str, Source],
         *,
         pool_size: int,
@@ -96,8 +100,8 @@ class QueryEngine:
     ) -> None:
         self._sources = sources
         self._pool = QueryPool(database, size=pool_size, queue_size=queue_size, timeout_s=timeout_s)
-        self._symbols: dict[str, _Symbols] = {name: _Symbols() for name in sources}
-        self._names = itertools.count()
+        self._symbols = {name: PerFile(symbols_of) for name in sources}
+        self._last_rows = {name: PerFile(last_rows_of) for name in sources}
 
     def stats(self) -> PoolStats:
         return self._pool.stats()
@@ -105,9 +109,12 @@ class QueryEngine:
     def close(self) -> None:
         self._pool.close()
 
-    def pin(self, table: str) -> Pin[ColdSnapshot]:
-        """What a query of `table` would read if it began now."""
+    def pin(self, table: str, at: AsOf | None = None) -> Pin[ColdSnapshot]:
+        """What a query of `table` would read if it began now; blocks only with `at`."""
         source = self._sources[table]
+        if at is not None:
+            snapshot = source.lake.at(at)
+            return Pin(snapshot, TailView(snapshot.columns), partial=False)
         # The tail's picture comes first: rows leave the tail when a snapshot has them, so the
         # snapshots known a moment later reach at least as far.
         view = source.tail() if source.tail else None
@@ -142,123 +149,157 @@ class QueryEngine:
             "newest": _size(self._sources[name].lake.snapshots()[0]),
         }
 
-    async def records(self, table: str, query: RecordsQuery) -> Answer:
-        """The newest records of `table`, `query.limit` at most."""
+    async def records(self, table: str, query: RecordsQuery, at: AsOf | None = None) -> Answer:
+        """The first records of `table` in time order, `query.limit` at most."""
 
-        def work(cursor: duckdb.DuckDBPyConnection) -> Answer:
-            pinned = self.pin(table)
-            found = newest(cursor, pinned, query)
-            return Answer(
+        def work(cursor: Cursor) -> Answer:
+            pinned = self.pin(table, at)
+            found = find(cursor, pinned, query)
+            return _answer(
+                {table: pinned},
                 found.rows,
-                {table: pinned.as_of()},
-                partial=pinned.partial,
+                at,
                 files_read=found.files_read,
+                cut_short=found.cut_short,
             )
 
-        return await self._run(work, (table,))
+        return await self._run("records", work, (table,))
 
-    async def sql(self, text: str, *, limit: int) -> Answer:
+    async def sql(self, text: str, *, limit: int, at: AsOf | None = None) -> Answer:
         """Run one SELECT of a user. Raises `InvalidParameter` when it is refused."""
-        work = functools.partial(self._sql, text, limit)
-        return await self._run(work, tuple(self._sources), "sql")
 
-    async def symbols(self, table: str, exchange: str | None) -> Answer:
-        """Distinct symbols (and their exchanges) of hot and cold rows, sorted."""
-        work = functools.partial(self._distinct, table, exchange)
-        return await self._run(work, (table,), "symbols")
+        def work(cursor: Cursor) -> Answer:
+            checked = check_sql(cursor, text)
+            names = {name: checked.view_of(name) for name in sorted(checked.views)}
+            bounds = bounds_by_view(checked.tree, evaluator(cursor), names)
+            pins: dict[str, Pin[ColdSnapshot]] = {}
+            for name, view in names.items():
+                when = checked.travels[name].when if name in checked.travels else at
+                shown = f"{table_of(view)} ({name})" if name in checked.travels else table_of(view)
+                pinned = pins.get(shown) or self.pin(table_of(view), when)
+                pins[shown] = pinned
+                create_view(cursor, name, view, pinned, bounds.get(name, Bounds()))
+            found = run_checked(cursor, checked.text, limit)
+            return _answer(
+                pins, found.rows, at, truncated=found.truncated, cut_short=found.cut_short
+            )
 
-    async def _run(
+        return await self._run("sql", work, tuple(self._sources))
+
+    async def fixed(
         self,
-        work: Callable[[duckdb.DuckDBPyConnection], T],
+        kind: str,
+        text: str,
+        values: Sequence[Any],
+        views: Mapping[str, Bounds],
+        *,
+        limit: int,
+        at: AsOf | None = None,
+    ) -> Answer:
+        """Run one of K2's own queries, with `values` bound; `views`: what it reads of which."""
+
+        def work(cursor: Cursor) -> Answer:
+            pins = {view: self.pin(view, at) for view in views}
+            for view, pinned in pins.items():
+                create_view(cursor, view, view, pinned, views[view])
+            found = run_checked(cursor, text, limit, values)
+            return _answer(
+                pins, found.rows, at, truncated=found.truncated, cut_short=found.cut_short
+            )
+
+        return await self._run(kind, work, tuple(views))
+
+    async def call(
+        self,
+        kind: str,
         tables: Sequence[str],
-        query_type: str = "records",
-    ) -> T:
-        def attempt(cursor: duckdb.DuckDBPyConnection) -> T:
+        work: Callable[[Cursor, Mapping[str, Pin[ColdSnapshot]]], pa.Table],
+        at: AsOf | None = None,
+    ) -> Answer:
+        """Run `work` over one picture of several tables."""
+
+        def pinned_work(cursor: Cursor) -> Answer:
+            pins = {table: self.pin(table, at) for table in tables}
+            return _answer(pins, work(cursor, pins), at)
+
+        return await self._run(kind, pinned_work, tables)
+
+    async def symbols(self, table: str, exchange: str | None, at: AsOf | None = None) -> Answer:
+        """Distinct symbols (and their exchanges) of hot and cold rows, sorted."""
+
+        def work(cursor: Cursor, pins: Mapping[str, Pin[ColdSnapshot]]) -> pa.Table:
+            pinned = pins[table]
+            found = self._cold_symbols(table, pinned.snapshot, cursor)
+            hot = pinned.hot().select(["exchange", "symbol"]).group_by(["exchange", "symbol"])
+            found |= {(row["exchange"], row["symbol"]) for row in hot.aggregate([]).to_pylist()}
+            chosen = sorted(pair for pair in found if exchange is None or pair[0] == exchange)
+            return pa.table(
+                {
+                    "symbol": pa.array([symbol for _, symbol in chosen], pa.string()),
+                    "exchange": pa.array([name for name, _ in chosen], pa.string()),
+                }
+            )
+
+        return await self.call("symbols", (table,), work, at)
+
+    async def latest(
+        self, table: str, symbols: frozenset[str] | None, at: AsOf | None = None
+    ) -> Answer:
+        """The last row of each (exchange, symbol)."""
+
+        def work(cursor: Cursor, pins: Mapping[str, Pin[ColdSnapshot]]) -> pa.Table:
+            return latest(cursor, pins[table], self._last_rows[table], symbols)
+
+        return await self.call("latest", (table,), work, at)
+
+    async def history(self, table: str, limit: int) -> list[Snapshot]:
+        """The table's snapshots, newest first."""
+        return await self._run(
+            "snapshots", lambda _: self._sources[table].lake.history(limit), (table,)
+        )
+
+    async def _run(self, kind: str, work: Callable[[Cursor], T], tables: Sequence[str]) -> T:
+        with measured(kind):
+            return await self._pool.run(functools.partial(self._attempts, work, tables))
+
+    def _attempts(self, work: Callable[[Cursor], T], tables: Sequence[str], cursor: Cursor) -> T:
+        def attempt() -> T:
             try:
                 return work(cursor)
             except duckdb.Error as exc:
                 raise translated(exc) from exc
 
-        def work_on(cursor: duckdb.DuckDBPyConnection) -> T:
-            try:
-                return attempt(cursor)
-            except FileGoneError as exc:
-                # Maintenance may have removed a file since it was planned: once more, newer.
-                log.warning("query_file_gone", tables=tables, error=str(exc.__cause__))
-            for table in tables:
-                self._sources[table].lake.refresh()
-            return attempt(cursor)
-
-        with measured(query_type):
-            return await self._pool.run(work_on)
-
-    def _sql(self, text: str, limit: int, cursor: duckdb.DuckDBPyConnection) -> Answer:
-        checked = check_sql(cursor, text)
-        bounds = bounds_by_view(checked.tree, evaluator(cursor))
-        pins = {_table_of(view): self.pin(_table_of(view)) for view in sorted(checked.views)}
-        for view in sorted(checked.views):
-            self._create_view(cursor, view, pins[_table_of(view)], bounds.get(view, Bounds()))
-        rows, truncated = run_checked(cursor, checked, limit)
-        return Answer(
-            rows,
-            {name: pinned.as_of() for name, pinned in pins.items()},
-            partial=any(pinned.partial for pinned in pins.values()),
-            truncated=truncated,
-        )
-
-    def _create_view(
-        self,
-        cursor: duckdb.DuckDBPyConnection,
-        view: str,
-        pinned: Pin[ColdSnapshot],
-        bounds: Bounds,
-    ) -> None:
-        """A temporary view of the union, on this cursor only."""
-        columns = pinned.snapshot.columns
-        hot = f"hot_{next(self._names)}"
-        cursor.register(hot, pinned.hot())
-        names = column_list(columns.names)
-        parts = [f"SELECT {names} FROM {hot}"]  # noqa: S608
-        scan = pinned.snapshot.scan(pinned.snapshot.select(bounds))
-        if scan is not None:
-            parts.append(f"SELECT {names} FROM {scan}")  # noqa: S608
-        rows = " UNION ALL ".join(parts)
-        if view == "market_data":
-            rows = _MARKET_DATA.format(rows=f"({rows})")
-        cursor.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS {rows}")
-
-    def _distinct(
-        self, table: str, exchange: str | None, cursor: duckdb.DuckDBPyConnection
-    ) -> Answer:
-        pinned = self.pin(table)
-        found = self._cold_symbols(table, pinned.snapshot, cursor)
-        hot = pinned.hot().select(["exchange", "symbol"]).group_by(["exchange", "symbol"])
-        found |= {(row["exchange"], row["symbol"]) for row in hot.aggregate([]).to_pylist()}
-        chosen = sorted(pair for pair in found if exchange is None or pair[0] == exchange)
-        rows = pa.table(
-            {
-                "symbol": pa.array([symbol for _, symbol in chosen], pa.string()),
-                "exchange": pa.array([name for name, _ in chosen], pa.string()),
-            }
-        )
-        return Answer(rows, {table: pinned.as_of()}, partial=pinned.partial)
+        try:
+            return attempt()
+        except FileGoneError as exc:
+            # Maintenance may have removed a file since it was planned: once more, newer.
+            log.warning("query_file_gone", tables=tables, error=str(exc.__cause__))
+        for table in tables:
+            self._sources[table].lake.refresh()
+        return attempt()
 
     def _cold_symbols(
-        self, table: str, snapshot: ColdSnapshot, cursor: duckdb.DuckDBPyConnection
+        self, table: str, snapshot: ColdSnapshot, cursor: Cursor
     ) -> set[tuple[str, str]]:
-        """Data files never change, so each is asked once."""
+        if snapshot.metadata_location is not None:
+            return set(exchange_symbols(cursor, snapshot.scan(snapshot.files)))
         cache = self._symbols[table]
-        with cache.lock:
-            known = cache.by_file
-            missing = [file for file in snapshot.files if file.path not in known]
-            if snapshot.metadata_location is not None:
-                rows = _exchange_symbols(cursor, snapshot.scan(snapshot.files))
-                return set(rows)
-            fresh = {file.path: _file_symbols(cursor, snapshot, file) for file in missing}
-            cache.by_file = {
-                file.path: known.get(file.path) or fresh[file.path] for file in snapshot.files
-            }
-            return set().union(*cache.by_file.values())
+        found = [cache.get(cursor, snapshot, file) for file in snapshot.files]
+        cache.keep(snapshot.files)
+        return set().union(*found)
+
+
+def _answer(
+    pins: Mapping[str, Pin[ColdSnapshot]], rows: pa.Table, at: AsOf | None, **more: Any
+) -> Answer:
+    return Answer(
+        rows,
+        {name: pinned.as_of() for name, pinned in pins.items()},
+        partial=more.get("cut_short", False) or any(pinned.partial for pinned in pins.values()),
+        # A time names another snapshot once an older one has expired; an id does not.
+        fixed=at is not None and at.snapshot_id is not None,
+        **more,
+    )
 
 
 def _size(snapshot: ColdSnapshot) -> dict[str, Any]:
@@ -267,22 +308,3 @@ def _size(snapshot: ColdSnapshot) -> dict[str, Any]:
         "files": len(snapshot.files),
         "cold_rows": sum(file.rows for file in snapshot.files),
     }
-
-
-def _table_of(view: str) -> str:
-    return "trades" if view == "market_data" else view
-
-
-def _file_symbols(
-    cursor: duckdb.DuckDBPyConnection, snapshot: ColdSnapshot, file: LakeFile
-) -> frozenset[tuple[str, str]]:
-    if file.symbols and file.exchanges and len({*file.symbols}) == len({*file.exchanges}) == 1:
-        # Bounds of a single value say it all.
-        return frozenset(((file.exchanges[0], file.symbols[0]),))
-    return frozenset(_exchange_symbols(cursor, snapshot.scan([file])))
-
-
-def _exchange_symbols(cursor: duckdb.DuckDBPyConnection, scan: str | None) -> list[tuple[str, str]]:
-    if scan is None:
-        return []
-    return cursor.execute(f"SELECT DISTINCT exchange, symbol FROM {scan}").fetchall()  # noqa: S608

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
 
 from k2.errors import InvalidParameter, K2Error, LakeError, QueryError, QueryTimeout
-from k2.query.sql import CheckedSql
 
 #: Arrow bytes of one answer; beyond, it is cut and marked as truncated.
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
@@ -25,29 +26,50 @@ class FileGoneError(LakeError):
     code = "file_gone"
 
 
-def run_checked(
-    cursor: duckdb.DuckDBPyConnection, checked: CheckedSql, limit: int
-) -> tuple[pa.Table, bool]:
-    """Run the query, read at most `limit` rows; True when there were more.
+@dataclass(frozen=True, slots=True)
+class Result:
+    """`truncated`: there were more rows; `cut_short`: the deadline came before all were read."""
 
-    Raises `InvalidParameter` for a query that cannot run, `QueryTimeout` when interrupted,
-    `QueryError` above the memory limit, `FileGoneError` when a data file cannot be read.
+    rows: pa.Table
+    truncated: bool = False
+    cut_short: bool = False
+
+
+def run_checked(
+    cursor: duckdb.DuckDBPyConnection, text: str, limit: int, values: Sequence[Any] = ()
+) -> Result:
+    """Run the query, read at most `limit` rows.
+
+    Raises `InvalidParameter` for a query that cannot run, `QueryTimeout` when interrupted before
+    its first rows, `QueryError` above the memory limit, `FileGoneError` when a data file cannot be
+    read.
     """
     try:
-        reader = cursor.execute(checked.text).to_arrow_reader(min(limit + 1, _READ_ROWS))
-        batches: list[pa.RecordBatch] = []
-        count = size = 0
-        while count <= limit and size <= MAX_ANSWER_BYTES:
-            try:
-                batch = reader.read_next_batch()
-            except StopIteration:
-                break
-            batches.append(batch)
-            count, size = count + batch.num_rows, size + batch.nbytes
-        table = pa.Table.from_batches(batches, schema=reader.schema)
+        executed = cursor.execute(text, list(values)) if values else cursor.execute(text)
+        reader = executed.to_arrow_reader(min(limit + 1, _READ_ROWS))
+        return _read(reader, limit)
     except (duckdb.Error, OSError, pa.ArrowException) as exc:
-        raise translated(exc, checked.text) from exc
-    return table.slice(0, limit), count > limit or size > MAX_ANSWER_BYTES
+        raise translated(exc, None if values else text) from exc
+
+
+def _read(reader: pa.RecordBatchReader, limit: int) -> Result:
+    batches: list[pa.RecordBatch] = []
+    count = size = 0
+    cut_short = False
+    while count <= limit and size <= MAX_ANSWER_BYTES:
+        try:
+            batch = reader.read_next_batch()
+        except StopIteration:
+            break
+        except (duckdb.Error, OSError, pa.ArrowException) as exc:
+            if not count or not isinstance(translated(exc), QueryTimeout):
+                raise
+            cut_short = True
+            break
+        batches.append(batch)
+        count, size = count + batch.num_rows, size + batch.nbytes
+    rows = pa.Table.from_batches(batches, schema=reader.schema).slice(0, limit)
+    return Result(rows, cut_short or count > limit or size > MAX_ANSWER_BYTES, cut_short)
 
 
 def translated(exc: Exception, text: str | None = None) -> K2Error:

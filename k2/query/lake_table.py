@@ -9,12 +9,15 @@ is the compacted one.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
-from pyiceberg.table.snapshots import Operation
+from pyiceberg.table.snapshots import Operation, Snapshot
 
 from k2.clock import Clock
 from k2.errors import LakeError
@@ -29,6 +32,18 @@ from k2.query.cold import ColdSnapshot
 _HARMLESS = (Operation.APPEND, Operation.REPLACE)
 
 log = structlog.get_logger(__name__)
+
+
+#: Plans of snapshots asked for by id or time, kept per table.
+_OLD_SNAPSHOTS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class AsOf:
+    """Which state of a table: a snapshot's id, or else a time, milliseconds UTC."""
+
+    snapshot_id: int | None = None
+    time_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +65,7 @@ class PinnedTable:
         self._keep_s = keep_s
         self._lock = threading.Lock()
         self._kept: tuple[ColdSnapshot, ...] = ()
+        self._old: OrderedDict[int | None, ColdSnapshot] = OrderedDict()
         self.look: Look | None = None
 
     def snapshots(self) -> Sequence[ColdSnapshot]:
@@ -60,6 +76,31 @@ class PinnedTable:
                 table=str(self._table),
             )
         return self._kept
+
+    def at(self, when: AsOf) -> ColdSnapshot:
+        """The snapshot of an id, or the one current at a time (blocking).
+
+        Raises `SnapshotNotFoundError`, and `LakeError` when the lake cannot say.
+        """
+        if when.snapshot_id is not None:
+            pinned = self._reader.by_id(self._table, when.snapshot_id)
+        else:
+            pinned = self._reader.at(self._table, when.time_ms)
+        with self._lock:
+            known = self._old.get(pinned.snapshot_id)
+        if known is None:
+            known = self._planned(pinned, self._reader.has_deletes(pinned))
+        with self._lock:
+            self._old[pinned.snapshot_id] = known
+            self._old.move_to_end(pinned.snapshot_id)
+            while len(self._old) > _OLD_SNAPSHOTS:
+                self._old.popitem(last=False)
+        return known
+
+    def history(self, limit: int) -> list[Snapshot]:
+        """The newest snapshots of the table's history, newest first (blocking)."""
+        pinned = self._reader.current(self._table)
+        return list(itertools.islice(ancestors(pinned.metadata, pinned.snapshot), limit))
 
     def vector(self) -> Vector:
         """Of the newest snapshot; empty before the first `refresh`."""
@@ -85,20 +126,23 @@ class PinnedTable:
                 return
             now_s = self._clock.monotonic_s()
             deletes = self._reader.has_deletes(pinned)
-            newest = ColdSnapshot(
-                snapshot_id=pinned.snapshot_id,
-                vector=pinned.vector,
-                columns=self._table.arrow_schema,
-                files=self._reader.files(pinned),
-                metadata_location=pinned.metadata_location if deletes else None,
-                pinned_s=now_s,
-            )
+            newest = self._planned(pinned, deletes)
             # Where rows were taken out, older snapshots would show them again.
             grown = not deletes and self._kept and only_grew(pinned, self._kept[0].snapshot_id)
             older = thinned(self._kept, now_s, self._keep_s) if grown else ()
             # The empty table before the first commit is the cheapest of all, but an answer that
             # names no snapshot cannot be asked for again.
             self._kept = (newest, *(one for one in older if one.snapshot_id is not None))
+
+    def _planned(self, pinned: Pinned, deletes: bool) -> ColdSnapshot:
+        return ColdSnapshot(
+            snapshot_id=pinned.snapshot_id,
+            vector=pinned.vector,
+            columns=self._table.arrow_schema,
+            files=self._reader.files(pinned),
+            metadata_location=pinned.metadata_location if deletes else None,
+            pinned_s=self._clock.monotonic_s(),
+        )
 
 
 def only_grew(pinned: Pinned, since: int | None) -> bool:

@@ -18,6 +18,8 @@ T = TypeVar("T")
 #: Between two interrupts of a query that is overdue: one that comes before the query's next
 #: statement begins is forgotten by DuckDB.
 _INTERRUPT_EVERY_S = 0.05
+#: How long an interrupted query may take to hand over what it has.
+_GRACE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,10 @@ class _Job:
             self._stopped = True
             if self._cursor is not None:
                 self._cursor.interrupt()
+
+
+def _interrupted(future: asyncio.Future[T]) -> bool:
+    return isinstance(future.exception(), QueryTimeout)
 
 
 class QueryPool:
@@ -98,9 +104,12 @@ class QueryPool:
         except asyncio.CancelledError:
             self._stop(job, future)
             raise
-        if done:
+        if not done:
+            self._stop(job, future)
+            # A query that has rows already answers with them, marked as partial.
+            done, _ = await asyncio.wait({future}, timeout=_GRACE_S)
+        if done and not _interrupted(future):
             return future.result()
-        self._stop(job, future)
         raise QueryTimeout(
             f"the query ran longer than {limit_s:g} s and was stopped; ask for less time, fewer "
             "symbols or fewer rows",

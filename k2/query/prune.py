@@ -8,7 +8,7 @@ the whole condition.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ _TIME: Final[dict[str, dict[str, int | None]]] = {
     "gaps": {"detected_at": None},
     "market_data": {"exchange_timestamp_ms": 1_000, "exchange_date": None},
 }
+_VIEWS: Final[Mapping[str, str]] = {view: view for view in _TIME}
 _DAY_US: Final = 86_400_000_000
 _FLIPPED: Final = {
     "COMPARE_LESSTHAN": "COMPARE_GREATERTHAN",
@@ -37,32 +38,37 @@ _FLIPPED: Final = {
 Evaluate = Callable[[dict[str, Any]], int | None]
 
 
-def bounds_by_view(tree: dict[str, Any], evaluate: Evaluate) -> dict[str, Bounds]:
-    """The bounds of every view the (checked) query `tree` reads."""
+def bounds_by_view(
+    tree: dict[str, Any], evaluate: Evaluate, views: Mapping[str, str] = _VIEWS
+) -> dict[str, Bounds]:
+    """The bounds of every name the (checked) query `tree` reads; `views`: the view of each name."""
     found: dict[str, Bounds] = {}
-    for view, bounds in _readings(tree, evaluate):
+    for view, bounds in _readings(tree, evaluate, views):
         found[view] = _hull(found[view], bounds) if view in found else bounds
     return found
 
 
-def _readings(node: Any, evaluate: Evaluate) -> Iterator[tuple[str, Bounds]]:
+def _readings(
+    node: Any, evaluate: Evaluate, views: Mapping[str, str]
+) -> Iterator[tuple[str, Bounds]]:
     if isinstance(node, list):
         for item in node:
-            yield from _readings(item, evaluate)
+            yield from _readings(item, evaluate, views)
     elif isinstance(node, dict):
         table = node.get("from_table") or {}
         alone = table.get("type") == "BASE_TABLE"
-        if alone and table["table_name"].lower() in _TIME:
-            name = (table["alias"] or table["table_name"]).lower()
-            reading = _Reading(table["table_name"].lower(), name, evaluate)
+        name = str(table.get("table_name", "")).lower()
+        if alone and name in views:
+            alias = (table["alias"] or table["table_name"]).lower()
+            reading = _Reading(views[name], alias, evaluate)
             if not table["column_name_alias"] and not _renames(node, reading.view):
                 reading.take(node.get("where_clause"))
-            yield reading.view, reading.bounds()
-        elif node.get("type") == "BASE_TABLE" and node["table_name"].lower() in _TIME:
+            yield name, reading.bounds()
+        elif node.get("type") == "BASE_TABLE" and node["table_name"].lower() in views:
             yield node["table_name"].lower(), Bounds()
         for key, value in node.items():
             if not (alone and key == "from_table"):
-                yield from _readings(value, evaluate)
+                yield from _readings(value, evaluate, views)
 
 
 def _hull(left: Bounds, right: Bounds) -> Bounds:

@@ -1,15 +1,15 @@
-"""The newest records of one table, from hot and cold rows, reading as few files as can be proven.
+"""The first records of one table in time order, from hot and cold rows, from few files.
 
-Files are read in the order of their latest timestamp. Once `limit` rows are known, a file whose
-latest timestamp is before the limit-th newest of them cannot change the answer, nor can any after
-it: the usual question ("the last hundred trades of X") is answered from memory, and late rows in
-old files are still found when they belong to the answer.
+Newest first (or oldest first): files are read in the order of their nearest timestamp. Once `limit`
+rows are known, a file whose nearest timestamp is beyond the limit-th of them cannot change the
+answer, nor can any after it: the usual question ("the last hundred trades of X") is answered from
+memory, and late rows in old files are still found when they belong to the answer.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import duckdb
 import numpy as np
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from k2.lake.reader import LakeFile
 from k2.query.cold import TIE_BREAK, Bounds, ColdSnapshot, column_list, identifier
+from k2.query.filters import Between, Key, OneOf, after_key, all_of, key_sql
 from k2.query.seam import Pin
 
 #: A read takes files until they have this many rows per row asked for, at most so many files; each
@@ -31,54 +32,98 @@ _NARROW_FIRST_ROWS: Final = 2_000
 
 @dataclass(frozen=True, slots=True)
 class RecordsQuery:
-    """The newest `limit` rows. Times in µs, `start` inclusive, `end` exclusive."""
+    """The first `limit` rows. Times in µs, `start` inclusive, `end` exclusive.
 
-    symbol: str | None = None
-    exchange: str | None = None
+    `after`: only rows behind this one in the order of the query, whatever was written meanwhile.
+    """
+
+    symbols: frozenset[str] | None = None
+    exchanges: frozenset[str] | None = None
     start_us: int | None = None
     end_us: int | None = None
     limit: int = 100
     time_column: str = "timestamp"
+    newest_first: bool = True
+    filters: tuple[OneOf | Between, ...] = ()
+    after: Key | None = None
 
     @property
     def bounds(self) -> Bounds:
-        symbols = None if self.symbol is None else frozenset((self.symbol,))
-        return Bounds(symbols, self.start_us, self.end_us)
+        return Bounds(self.symbols, *self.times)
+
+    @property
+    def times(self) -> tuple[int | None, int | None]:
+        """`start` and `end`, narrowed to where rows after the key can be."""
+        start, end = self.start_us, self.end_us
+        if self.after is not None and self.newest_first:
+            end = _least(end, self.after.time_us + 1)
+        elif self.after is not None:
+            start = _most(start, self.after.time_us)
+        return start, end
+
+    @property
+    def tests(self) -> tuple[OneOf | Between, ...]:
+        names = (("symbol", self.symbols), ("exchange", self.exchanges))
+        chosen = (OneOf(column, values) for column, values in names if values is not None)
+        return (*chosen, *self.filters)
 
     @property
     def order(self) -> list[tuple[str, str]]:
-        return [(name, "descending") for name in (self.time_column, *TIE_BREAK)]
+        direction = "descending" if self.newest_first else "ascending"
+        return [(name, direction) for name in (self.time_column, *TIE_BREAK)]
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`rows` in order, newest first; `files_read` of `files_total` data files were opened."""
+    """`rows` in order; `files_read` of `files_total` data files were opened.
+
+    `cut_short`: the deadline came before all files that matter were read.
+    """
 
     rows: pa.Table
     files_read: int
     files_total: int
+    cut_short: bool = False
 
 
-def newest(
+def find(
     cursor: duckdb.DuckDBPyConnection, pinned: Pin[ColdSnapshot], query: RecordsQuery
 ) -> Found:
-    """The newest rows of the union of hot and cold, in a total order."""
+    """The first rows of the union of hot and cold, in a total order.
+
+    At the deadline: what is known so far; raises as DuckDB does when that is nothing.
+    """
     best = _hot(pinned, query)
     snapshot = pinned.snapshot
-    files = snapshot.select(query.bounds)
-    read, scale = 0, 1
+    files = _nearest_first(snapshot.select(query.bounds), query)
+    read, scale, cut_short = 0, 1, False
     while read < len(files):
-        floor = _floor(best, query)
+        edge = _edge(best, query)
         group = _next_group(files[read:], query.limit * _ROWS_PER_ROW * scale, _FILES * scale)
-        wanted = [file for file in group if _may_change(file, floor)]
+        wanted = [file for file in group if _may_change(file, edge, query)]
         if not wanted:
             break
-        rows = _cold(cursor, snapshot, wanted, query, floor)
+        try:
+            rows = _cold(cursor, snapshot, wanted, query, edge)
+        except duckdb.InterruptException:
+            if not best.num_rows:
+                raise
+            cut_short = True
+            break
         # iceberg_scan reads the whole snapshot, whatever files were named.
         read = len(files) if snapshot.metadata_location else read + len(wanted)
         scale *= 4
         best = _top([best, rows], query)
-    return Found(_top([best], query), read, len(snapshot.files))
+    return Found(_top([best], query), read, len(snapshot.files), cut_short)
+
+
+def _nearest_first(files: list[LakeFile], query: RecordsQuery) -> list[LakeFile]:
+    """`files` come latest first; a file without bounds may hold anything and stays in front."""
+    if query.newest_first:
+        return files
+    return sorted(
+        files, key=lambda file: (False, 0) if not file.times_us else (True, file.times_us[0])
+    )
 
 
 def _next_group(files: list[LakeFile], rows: int, most: int) -> list[LakeFile]:
@@ -92,18 +137,16 @@ def _next_group(files: list[LakeFile], rows: int, most: int) -> list[LakeFile]:
 
 
 def _hot(pinned: Pin[ColdSnapshot], query: RecordsQuery) -> pa.Table:
-    """The newest hot rows: chunks by their latest row, until no older chunk can matter."""
-    view = pinned.view
+    """The first hot rows: chunks by their nearest row, until no further chunk can matter."""
     best = pinned.snapshot.columns.empty_table()
-    chunks = [
-        (chunk, sequence)
-        for chunk, sequence in view.chunks_above(pinned.snapshot.vector)
-        if query.symbol is None or query.symbol in chunk.symbols
-    ]
-    chunks.sort(key=lambda pair: -pair[0].bounds_us[1])
+    chunks = list(pinned.hot_chunks(query.bounds))
+    if query.newest_first:
+        chunks.sort(key=lambda pair: -pair[0].bounds_us[1])
+    else:
+        chunks.sort(key=lambda pair: pair[0].bounds_us[0])
     for chunk, sequence in chunks:
-        floor = _floor(best, query)
-        if floor is not None and chunk.bounds_us[1] < floor:
+        edge = _edge(best, query)
+        if edge is not None and _beyond(chunk.bounds_us, edge, query):
             break
         rows = _matching(chunk.above(sequence), query)
         if rows.num_rows:
@@ -112,16 +155,18 @@ def _hot(pinned: Pin[ColdSnapshot], query: RecordsQuery) -> pa.Table:
 
 
 def _matching(rows: pa.Table, query: RecordsQuery) -> pa.Table:
-    mask = None
+    start, end = query.times
     times = rows[query.time_column]
-    for test in (
-        None if query.symbol is None else pc.equal(rows["symbol"], query.symbol),
-        None if query.exchange is None else pc.equal(rows["exchange"], query.exchange),
-        None if query.start_us is None else pc.greater_equal(times, _time(query.start_us)),
-        None if query.end_us is None else pc.less(times, _time(query.end_us)),
-    ):
-        if test is not None:
-            mask = test if mask is None else pc.and_(mask, test)
+    tests = [test.mask(rows) for test in query.tests]
+    if start is not None:
+        tests.append(pc.greater_equal(times, _time(start)))
+    if end is not None:
+        tests.append(pc.less(times, _time(end)))
+    if query.after is not None:
+        tests.append(
+            after_key(rows, query.time_column, query.after, newest_first=query.newest_first)
+        )
+    mask = all_of(tests)
     return rows if mask is None else rows.filter(mask)
 
 
@@ -132,25 +177,32 @@ def _time(us: int) -> pa.Scalar:
 def _top(tables: list[pa.Table], query: RecordsQuery) -> pa.Table:
     rows = pa.concat_tables([table for table in tables if table.num_rows] or tables[:1])
     if rows.num_rows > 4 * query.limit:
-        # Only what is as new as the limit-th row needs the full sort.
-        rows = rows.filter(pc.greater_equal(rows[query.time_column], _time(_nth(rows, query))))
+        # Only what is as near as the limit-th row needs the full sort.
+        edge, times = _time(_nth(rows, query)), rows[query.time_column]
+        near = pc.greater_equal if query.newest_first else pc.less_equal
+        rows = rows.filter(near(times, edge))
     order = pc.sort_indices(rows, sort_keys=query.order)
     return rows.take(order.slice(0, query.limit))
 
 
-def _floor(rows: pa.Table, query: RecordsQuery) -> int | None:
-    """The limit-th newest timestamp so far; None while there are fewer rows."""
+def _edge(rows: pa.Table, query: RecordsQuery) -> int | None:
+    """The limit-th timestamp so far; None while there are fewer rows."""
     return _nth(rows, query) if rows.num_rows >= query.limit else None
 
 
 def _nth(rows: pa.Table, query: RecordsQuery) -> int:
     times = rows[query.time_column].cast(pa.int64()).to_numpy()
-    return int(np.partition(times, len(times) - query.limit)[len(times) - query.limit])
+    nth = len(times) - query.limit if query.newest_first else query.limit - 1
+    return int(np.partition(times, nth)[nth])
 
 
-def _may_change(file: LakeFile, floor: int | None) -> bool:
-    # Equal timestamps are decided by the tie break, so only an earlier file is out.
-    return floor is None or file.times_us is None or file.times_us[1] >= floor
+def _beyond(times_us: tuple[int, int], edge: int, query: RecordsQuery) -> bool:
+    # Equal timestamps are decided by the tie break, so only what lies beyond is out.
+    return times_us[1] < edge if query.newest_first else times_us[0] > edge
+
+
+def _may_change(file: LakeFile, edge: int | None, query: RecordsQuery) -> bool:
+    return edge is None or file.times_us is None or not _beyond(file.times_us, edge, query)
 
 
 def _cold(
@@ -158,14 +210,15 @@ def _cold(
     snapshot: ColdSnapshot,
     files: list[LakeFile],
     query: RecordsQuery,
-    floor: int | None,
+    edge: int | None,
 ) -> pa.Table:
     scan = snapshot.scan(files)
-    start = _later(query.start_us, floor)
+    query = _narrowed(query, edge)
     if sum(file.rows for file in files) > _NARROW_FIRST_ROWS:
-        start = _later(start, _nth_cold(cursor, scan, query, start))
-    where, values = _where(query, start)
-    order = ", ".join(f"{identifier(name)} DESC" for name, _ in query.order)
+        query = _narrowed(query, _nth_cold(cursor, scan, query))
+    where, values = _where(query)
+    direction = "DESC" if query.newest_first else "ASC"
+    order = ", ".join(f"{identifier(name)} {direction}" for name, _ in query.order)
     sql = (
         f"SELECT {column_list(snapshot.columns.names)} FROM {scan}{where} "  # noqa: S608
         f"ORDER BY {order} LIMIT {int(query.limit)}"
@@ -174,31 +227,46 @@ def _cold(
 
 
 def _nth_cold(
-    cursor: duckdb.DuckDBPyConnection, scan: str | None, query: RecordsQuery, start: int | None
+    cursor: duckdb.DuckDBPyConnection, scan: str | None, query: RecordsQuery
 ) -> int | None:
-    """The limit-th newest timestamp of `scan`; None when it has fewer rows."""
-    where, values = _where(query, start)
+    """The limit-th timestamp of `scan`; None when it has fewer rows."""
+    where, values = _where(query)
     time = identifier(query.time_column)
+    direction = "DESC" if query.newest_first else "ASC"
     row = cursor.execute(
         f"SELECT epoch_us({time}) FROM {scan}{where} "  # noqa: S608
-        f"ORDER BY {time} DESC LIMIT 1 OFFSET {int(query.limit) - 1}",
+        f"ORDER BY {time} {direction} LIMIT 1 OFFSET {int(query.limit) - 1}",
         values,
     ).fetchone()
     return None if row is None else int(row[0])
 
 
-def _later(left: int | None, right: int | None) -> int | None:
-    return max((us for us in (left, right) if us is not None), default=None)
+def _narrowed(query: RecordsQuery, edge: int | None) -> RecordsQuery:
+    """Only what is at least as near as `edge`."""
+    if edge is None:
+        return query
+    if query.newest_first:
+        return replace(query, start_us=_most(query.start_us, edge))
+    return replace(query, end_us=_least(query.end_us, edge + 1))
 
 
-def _where(query: RecordsQuery, start_us: int | None) -> tuple[str, list[str | int]]:
+def _most(left: int | None, right: int) -> int:
+    return right if left is None else max(left, right)
+
+
+def _least(left: int | None, right: int) -> int:
+    return right if left is None else min(left, right)
+
+
+def _where(query: RecordsQuery) -> tuple[str, list[Any]]:
     time = identifier(query.time_column)
-    pairs: list[tuple[str, str | int | None]] = [
-        ("symbol = ?", query.symbol),
-        ("exchange = ?", query.exchange),
-        (f"{time} >= make_timestamptz(?::BIGINT)", start_us),
-        (f"{time} < make_timestamptz(?::BIGINT)", query.end_us),
-    ]
-    tests = [test for test, value in pairs if value is not None]
-    where = f" WHERE {' AND '.join(tests)}" if tests else ""
-    return where, [value for _, value in pairs if value is not None]
+    start, end = query.times
+    parts = [test.sql() for test in query.tests]
+    if start is not None:
+        parts.append((f"{time} >= make_timestamptz(?::BIGINT)", [start]))
+    if end is not None:
+        parts.append((f"{time} < make_timestamptz(?::BIGINT)", [end]))
+    if query.after is not None:
+        parts.append(key_sql(query.time_column, query.after, newest_first=query.newest_first))
+    where = f" WHERE {' AND '.join(text for text, _ in parts)}" if parts else ""
+    return where, [value for _, values in parts for value in values]

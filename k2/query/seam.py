@@ -7,14 +7,16 @@ whatever is produced, committed or trimmed meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from k2.lake.vector import Vector
-from k2.query.tail import TailView
+from k2.query.cold import Bounds
+from k2.query.tail import Chunk, TailView
 
 
 class Snapshot(Protocol):
@@ -42,9 +44,31 @@ class Pin(Generic[S]):
     view: TailView
     partial: bool
 
-    def hot(self) -> pa.Table:
-        """The hot rows: those above the snapshot's vector."""
-        return self.view.rows_above(self.snapshot.vector)
+    def hot(self, bounds: Bounds | None = None) -> pa.Table:
+        """The hot rows: those above the snapshot's vector; with `bounds`, only where they can be.
+
+        Whole chunks are left out by their symbols and times, rows of others by their symbol: a
+        query of one symbol need not look at the others' rows.
+        """
+        if bounds is None:
+            return self.view.rows_above(self.snapshot.vector)
+        tables = [
+            _of_symbols(chunk.above(sequence), bounds, chunk.symbols)
+            for chunk, sequence in self.hot_chunks(bounds)
+        ]
+        return pa.concat_tables(tables) if tables else self.view.schema.empty_table()
+
+    def hot_chunks(self, bounds: Bounds) -> Iterator[tuple[Chunk, int]]:
+        """Chunks that may hold hot rows within `bounds`, each with what its rows must be above."""
+        for chunk, sequence in self.view.chunks_above(self.snapshot.vector):
+            low, high = chunk.bounds_us
+            if bounds.symbols is not None and not bounds.symbols & chunk.symbols:
+                continue
+            if bounds.start_us is not None and high < bounds.start_us:
+                continue
+            if bounds.end_us is not None and low >= bounds.end_us:
+                continue
+            yield chunk, sequence
 
     def as_of(self) -> dict[str, Any]:
         """What names the rows this answer could see."""
@@ -57,6 +81,13 @@ class Pin(Generic[S]):
             "vector": self.view.digest(vector),
             "hot_rows": self.view.count_above(vector),
         }
+
+
+def _of_symbols(rows: pa.Table, bounds: Bounds, held: frozenset[str]) -> pa.Table:
+    if bounds.symbols is None or held <= bounds.symbols:
+        return rows
+    wanted = pa.array(sorted(bounds.symbols & held), pa.string())
+    return rows.filter(pc.is_in(rows["symbol"], value_set=wanted))
 
 
 def pin(candidates: Sequence[S], view: TailView, *, max_hot_rows: int | None = None) -> Pin[S]:

@@ -19,7 +19,8 @@ It overflows (an error, not a wrong figure) above a notional of 1.7e16 per group
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import duckdb
@@ -27,6 +28,7 @@ import orjson
 
 from k2.errors import InvalidParameter
 from k2.query.functions import ALLOWED_FUNCTIONS, ALLOWED_TABLE_FUNCTIONS
+from k2.query.time_travel import Travel, extract
 
 #: The names a query may read.
 VIEWS: Final = ("trades", "quotes", "gaps", "market_data")
@@ -93,11 +95,19 @@ _NODES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class CheckedSql:
-    """A query that passed: its text, its syntax tree and the views it reads."""
+    """A query that passed: its text, its syntax tree and the views it reads.
+
+    `travels`: names in `views` that stand for a view as of a moment.
+    """
 
     text: str
     tree: dict[str, Any]
     views: frozenset[str]
+    travels: Mapping[str, Travel] = field(default_factory=dict)
+
+    def view_of(self, name: str) -> str:
+        """The public view behind a name of `views`."""
+        return self.travels[name].view if name in self.travels else name
 
 
 def check_sql(connection: duckdb.DuckDBPyConnection, text: str) -> CheckedSql:
@@ -106,15 +116,19 @@ def check_sql(connection: duckdb.DuckDBPyConnection, text: str) -> CheckedSql:
         raise _refused(
             f"{len(text)} characters", f"at most {MAX_SQL_CHARS} characters, no NUL character"
         )
+    text, travels = extract(text)
+    for travel in travels.values():
+        if travel.view not in VIEWS:
+            raise _refused(f"table {travel.view}", f"the views {', '.join(VIEWS)}")
     tree = _parse(connection, text)
-    walker = _Walker()
+    walker = _Walker(travels)
     walker.visit(tree, frozenset())
     if walker.qualified:
         text = _deparse(connection, tree)
     statements = connection.extract_statements(text)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise _refused(text, "one SELECT statement")
-    return CheckedSql(text, tree, frozenset(walker.views))
+    return CheckedSql(text, tree, frozenset(walker.views), travels)
 
 
 def _parse(connection: duckdb.DuckDBPyConnection, text: str) -> dict[str, Any]:
@@ -153,7 +167,8 @@ def _deparse(connection: duckdb.DuckDBPyConnection, node: dict[str, Any]) -> str
 class _Walker:
     """Visits every node; `scope` holds the CTE names that are visible there (lower case)."""
 
-    def __init__(self) -> None:
+    def __init__(self, travels: Mapping[str, Travel]) -> None:
+        self._travels = travels
         self.views: set[str] = set()
         self.qualified = False
 
@@ -209,6 +224,12 @@ class _Walker:
         if node["catalog_name"] or node.get("at_clause"):
             raise _refused(f"table {name}", f"the views {', '.join(VIEWS)}")
         if not schema and name in scope:
+            return
+        if not schema and name in self._travels:
+            # Columns may be written with the name the query's author gave.
+            self.views.add(name)
+            self.qualified = True
+            node["alias"] = node["alias"] or self._travels[name].view
             return
         if name not in VIEWS or schema not in ("", NAMESPACE):
             written = f"{schema}.{name}" if schema else name

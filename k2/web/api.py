@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from k2.web import handlers, middleware, page
+from k2.web import middleware, page
 from k2.web.context import CONTEXT, ApiContext
+from k2.web.endpoints import ENDPOINTS
+from k2.web.resources.operations import faust_pages
 
 
 def build_api(context: ApiContext) -> web.Application:
@@ -15,21 +17,10 @@ def build_api(context: ApiContext) -> web.Application:
         client_max_size=context.max_body_bytes,
     )
     app[CONTEXT] = context
-    app.add_routes(
-        [
-            web.get("/", handlers.index),
-            web.get("/page/{name}", page.part),
-            web.get("/health", handlers.health),
-            web.get("/health/live", handlers.live),
-            web.get("/health/ready", handlers.health),
-            web.get("/metrics", handlers.metrics),
-            web.get("/v1/trades", handlers.trades),
-            web.get("/v1/quotes", handlers.quotes),
-            web.get("/v1/symbols", handlers.symbols),
-            web.get("/v1/sql", handlers.sql_get),
-            web.post("/v1/sql", handlers.sql_post),
-            web.get("/v1/status", handlers.status),
-            web.get("/faust", handlers.faust_pages),
-        ]
-    )
+    app.on_response_prepare.append(middleware.finish_headers)
+    for endpoint in ENDPOINTS:
+        # HEAD would run the whole query for nothing.
+        app.router.add_route(endpoint.method, endpoint.path, endpoint.__call__)
+    app.router.add_get("/faust", faust_pages)
+    app.router.add_get("/page/{name}", page.part)
     return app

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from aiohttp import web
 
 #: Set by the middleware on every request.
-CORRELATION_ID = web.RequestKey("k2_correlation_id", str)
+CORRELATION_ID: Final = web.RequestKey("k2_correlation_id", str)
+#: Set by handlers that answer with rows.
+ROWS: Final = web.RequestKey("k2_rows", int)
 
 
 def meta(request: web.Request, **more: Any) -> dict[str, Any]:
@@ -29,14 +31,14 @@ def answer(
     pagination: Mapping[str, Any] | None = None,
     more: Mapping[str, Any] | None = None,
     status: int = 200,
-    cache: str = "no-store",
+    headers: Mapping[str, str] | None = None,
 ) -> web.Response:
     """A good answer. `data` may be an `orjson.Fragment` that was encoded elsewhere."""
     body: dict[str, Any] = {"success": status < 400, "data": data}
     if pagination is not None:
         body["pagination"] = pagination
     body["meta"] = meta(request, **(more or {}))
-    return _json(body, status, {"Cache-Control": cache})
+    return json_response(body, status, {"Cache-Control": "no-store", **(headers or {})})
 
 
 def failure(
@@ -51,18 +53,26 @@ def failure(
     """A refused or failed request. `details`: facts such as the parameter at fault."""
     detail = {**(details or {}), "error": error, "message": message}
     body = {"success": False, "detail": detail, "meta": meta(request)}
-    return _json(body, status, {"Cache-Control": "no-store", **(headers or {})})
+    return json_response(body, status, {"Cache-Control": "no-store", **(headers or {})})
 
 
-def page(limit: int, has_more: bool) -> dict[str, Any]:
-    """Pagination of the newest rows; how many there are in all is not counted."""
-    return {"limit": limit, "offset": 0, "total": None, "has_more": has_more}
+def page(limit: int, has_more: bool, cursor: str | None = None, offset: int = 0) -> dict[str, Any]:
+    """Pagination. How many rows there are in all is not counted."""
+    return {
+        "limit": limit,
+        "offset": offset,
+        "total": None,
+        "has_more": has_more,
+        "next_cursor": cursor,
+    }
 
 
-def _json(body: Mapping[str, Any], status: int, headers: Mapping[str, str]) -> web.Response:
+def json_response(
+    body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
     return web.Response(
         body=orjson.dumps(body, default=str),
         status=status,
         content_type="application/json",
-        headers=dict(headers),
+        headers=dict(headers or {}),
     )

@@ -12,16 +12,23 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from k2.errors import InvalidParameter, K2Error, LakeError, Overloaded, QueryError, QueryTimeout
+from k2.errors import (
+    InvalidParameter,
+    K2Error,
+    LakeError,
+    NotFoundError,
+    Overloaded,
+    QueryError,
+    QueryTimeout,
+    SnapshotNotFoundError,
+)
 from k2.web.context import CONTEXT, RequestDone
-from k2.web.envelope import CORRELATION_ID, failure
+from k2.web.envelope import CORRELATION_ID, ROWS, failure
 
 log = structlog.get_logger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-#: Set by handlers that answer with rows.
-ROWS: Final = web.RequestKey("k2_rows", int)
 _HEADER: Final = "X-Correlation-ID"
 _CORRELATION: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _BREAK_LEVEL: Final = 4
@@ -35,7 +42,9 @@ _SECURITY: Final = {
     "Server": "K2",
 }
 #: Without a key.
-_OPEN: Final = frozenset({"/", "/health", "/health/live", "/health/ready", "/metrics"})
+_OPEN: Final = frozenset(
+    {"/", "/health", "/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs"}
+)
 #: Asked by probes, scrapers and screens.
 _WATCHED: Final = frozenset({"/health", "/health/live", "/health/ready", "/metrics", "/v1/status"})
 #: Work on at CIRCUIT_BREAK, because they tell what is going on.
@@ -51,12 +60,17 @@ async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse
     began = time.perf_counter()
     with structlog.contextvars.bound_contextvars(correlation_id=correlation_id):
         response = await _answered(request, handler)
-        if not response.prepared:
-            for name, value in _SECURITY.items():
-                response.headers.setdefault(name, value)  # the page has a policy of its own
-            response.headers[_HEADER] = correlation_id
         _done(request, response.status, time.perf_counter() - began)
     return response
+
+
+async def finish_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """What every answer carries; streamed ones send their headers before the middlewares end."""
+    for name, value in _SECURITY.items():
+        response.headers.setdefault(name, value)
+    response.headers["Server"] = _SECURITY["Server"]
+    if CORRELATION_ID in request:
+        response.headers[_HEADER] = request[CORRELATION_ID]
 
 
 def _done(request: web.Request, status: int, duration_s: float) -> None:
@@ -121,6 +135,8 @@ def _k2_failure(request: web.Request, exc: K2Error) -> web.Response:
             status = 400 if exc.details["parameter"] in ("sql", "body") else 422
         case QueryTimeout():
             status = 504
+        case NotFoundError() | SnapshotNotFoundError():
+            status = 404
         case QueryError():
             status = 400
         case Overloaded():

@@ -32,7 +32,7 @@ class K2Web(Web):
     def __init__(self, app: faust.App, api: web.Application, **kwargs: Any) -> None:
         super().__init__(app, **kwargs)
         self.web_app = api
-        self._runner = AppRunner(api, access_log=None)
+        self._runner = AppRunner(api, access_log=None, handler_cancellation=True)
 
     async def start_server(self) -> None:
         """Listen. Raises `ConfigError` when the address cannot be had."""

@@ -80,28 +80,32 @@ async def _run(commits: int, count: int) -> None:
         middle = T0_US + ROWS // 2 * 5_000
         few = max(count // 10, 50)
         await _measure(
-            "cold: newest 100 of the first symbol", count, lambda: one(symbol=SYMBOLS[0])
+            "cold: newest 100 of the first symbol", count, lambda: one(symbols={SYMBOLS[0]})
         )
         await _measure(
-            "cold: newest 100 of any symbol", count, lambda: one(symbol=chance.choice(SYMBOLS))
+            "cold: newest 100 of any symbol", count, lambda: one(symbols={chance.choice(SYMBOLS)})
         )
         await _measure(
             "cold: 100 of any symbol before the middle",
             count,
-            lambda: one(symbol=chance.choice(SYMBOLS), end_us=middle),
+            lambda: one(symbols={chance.choice(SYMBOLS)}, end_us=middle),
         )
         await _measure(
-            "cold: newest 10,000 of the first symbol", few, lambda: one(10_000, symbol=SYMBOLS[0])
+            "cold: newest 10,000 of the first symbol",
+            few,
+            lambda: one(10_000, symbols={SYMBOLS[0]}),
         )
         platform.tails["trades"].start(place(), ROWS - 1)
         for first in range(ROWS, ROWS + HOT, 200):
             platform.produce(_table(first, 200, 5_000), place())
         click.echo(f"tail: {platform.tails['trades'].stats()}")
         await _measure(
-            "hot+cold: newest 100 of the first symbol", count, lambda: one(symbol=SYMBOLS[0])
+            "hot+cold: newest 100 of the first symbol", count, lambda: one(symbols={SYMBOLS[0]})
         )
         await _measure(
-            "hot+cold: newest 100 of any symbol", count, lambda: one(symbol=chance.choice(SYMBOLS))
+            "hot+cold: newest 100 of any symbol",
+            count,
+            lambda: one(symbols={chance.choice(SYMBOLS)}),
         )
         await _measure("hot+cold: newest 100 of all", count, one)
         await _measure(

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from decimal import Decimal
 
 import pyarrow as pa
 import pytest
 
+from k2.errors import SnapshotNotFoundError
 from k2.lake.vector import Vector
+from k2.query.filters import Between, OneOf, key_of
+from k2.query.lake_table import AsOf
 from k2.query.records import RecordsQuery
 from tests.query.conftest import Platform
 from tests.query.rows import T0_US, place, rows
@@ -16,16 +21,36 @@ _ORDER = ("timestamp", "platform_sequence", "log_partition", "log_topic", "log_e
 
 
 def expected(tables: list[pa.Table], query: RecordsQuery) -> list[dict]:
+    """What a sort of one plain list gives; conditions written out anew."""
+
+    def key(row: dict) -> tuple:
+        return tuple(row[name] for name in _ORDER)
+
     found = [
         row
         for row in pa.concat_tables(tables).to_pylist()
-        if query.symbol in (None, row["symbol"])
-        and query.exchange in (None, row["exchange"])
-        and (query.start_us is None or row["timestamp"].timestamp() * 1e6 >= query.start_us)
-        and (query.end_us is None or row["timestamp"].timestamp() * 1e6 < query.end_us)
+        if (query.symbols is None or row["symbol"] in query.symbols)
+        and (query.exchanges is None or row["exchange"] in query.exchanges)
+        and (query.start_us is None or micros(row) >= query.start_us)
+        and (query.end_us is None or micros(row) < query.end_us)
+        and all(matches(row, test) for test in query.filters)
     ]
-    found.sort(key=lambda row: tuple(row[name] for name in _ORDER), reverse=True)
+    found.sort(key=key, reverse=query.newest_first)
+    if query.after is not None:
+        place_of = [(micros(row), *key(row)[1:]) for row in found]
+        found = found[place_of.index(tuple(query.after)) + 1 :]
     return found[: query.limit]
+
+
+def micros(row: dict) -> int:
+    return round(row["timestamp"].timestamp() * 1e6)
+
+
+def matches(row: dict, test: Between | OneOf) -> bool:
+    value = row[test.column]
+    if isinstance(test, OneOf):
+        return value in test.values
+    return (test.low is None or value >= test.low) and (test.high is None or value <= test.high)
 
 
 async def test_hot_and_cold_are_one_table(platform: Platform) -> None:
@@ -45,13 +70,119 @@ async def test_hot_and_cold_are_one_table(platform: Platform) -> None:
                 platform.commit(table, place(partition))
         if step in (1, 3):
             platform.refresh()
-    for symbol in (None, "BTCUSDT", "NOPE"):
-        for limit in (1, 7, 100, 1_000):
+    price = Between("price", Decimal(10), Decimal("60.25"))
+    for symbols in (None, {"BTCUSDT"}, {"NOPE"}, {"BTCUSDT", "PEPEUSDT"}):
+        for limit, filters in ((1, ()), (7, (price,)), (100, ()), (1_000, (price,))):
             for start, end in ((None, None), (T0_US + 60_000_000, T0_US + 181_000_000)):
-                query = RecordsQuery(symbol=symbol, start_us=start, end_us=end, limit=limit)
-                answer = await platform.engine.records("trades", query)
-                assert answer.rows.to_pylist() == expected(everything, query), query
-                assert not answer.partial
+                for newest_first in (True, False):
+                    query = RecordsQuery(
+                        symbols=None if symbols is None else frozenset(symbols),
+                        start_us=start,
+                        end_us=end,
+                        limit=limit,
+                        newest_first=newest_first,
+                        filters=filters,
+                    )
+                    answer = await platform.engine.records("trades", query)
+                    assert answer.rows.to_pylist() == expected(everything, query), query
+                    assert not answer.partial
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+async def test_pages_neither_repeat_nor_skip_while_rows_arrive(
+    platform: Platform, *, newest_first: bool
+) -> None:
+    chance = random.Random(3)
+
+    def more(first: int) -> pa.Table:
+        ids = range(first, first + 40)
+        # Few distinct times: most rows are told apart by the tie break.
+        return rows(ids, [T0_US + chance.randrange(6) * 1_000_000 for _ in ids])
+
+    before = [more(0), more(40)]
+    platform.commit(before[0], place())
+    platform.refresh()
+    platform.tails["trades"].start(place(), 39)
+    platform.produce(before[1], place())
+    query = RecordsQuery(limit=7, newest_first=newest_first)
+    whole = expected(before, replace(query, limit=1_000))
+    seen: list[dict] = []
+    for step in range(100):
+        page = (await platform.engine.records("trades", query)).rows
+        seen += page.to_pylist()
+        if page.num_rows < query.limit:
+            break
+        query = replace(query, after=key_of(page, page.num_rows - 1, "timestamp"))
+        if step > 3:
+            continue
+        arriving = more(80 + step * 40)
+        platform.produce(arriving, place())
+        platform.commit(arriving if step else pa.concat_tables([before[1], arriving]), place())
+        platform.refresh()
+    keys = [row["platform_sequence"] for row in seen]
+    assert len(set(keys)) == len(keys)
+    assert [row for row in seen if row["platform_sequence"] < 80] == whole
+
+
+async def test_a_key_orders_like_the_rows(platform: Platform) -> None:
+    ids = range(30)
+    names = [T0_US + (i // 10) for i in ids]
+    parts = [rows(ids, names, partition=partition) for partition in (0, 1)]
+    platform.commit(parts[0], place(0))
+    platform.refresh()
+    platform.tails["trades"].start(place(0), 29)
+    platform.produce(parts[1], place(1))
+    for newest_first in (True, False):
+        whole = RecordsQuery(limit=1_000, newest_first=newest_first)
+        everything = (await platform.engine.records("trades", whole)).rows
+        for index in range(0, 60, 7):
+            query = replace(whole, after=key_of(everything, index, "timestamp"))
+            found = (await platform.engine.records("trades", query)).rows
+            assert found.to_pylist() == everything.slice(index + 1).to_pylist()
+
+
+async def test_an_older_snapshot_shows_what_was_there_then(platform: Platform) -> None:
+    for step in range(3):
+        table = rows(range(step * 10, step * 10 + 10), [T0_US + step] * 10)
+        platform.commit(table, place())
+    platform.refresh()
+    platform.tails["trades"].start(place(), 29)
+    platform.produce(rows(range(30, 35), [T0_US] * 5), place())
+    history = await platform.engine.history("trades", 10)
+    assert len(history) == 3
+    for count, snapshot in zip((30, 20, 10), history, strict=True):
+        for when in (AsOf(snapshot.snapshot_id), AsOf(time_ms=snapshot.timestamp_ms)):
+            answer = await platform.engine.records("trades", RecordsQuery(limit=100), when)
+            assert answer.rows.num_rows == count
+            assert answer.as_of["trades"]["hot_rows"] == 0
+            assert answer.fixed is (when.snapshot_id is not None)
+            found = await platform.engine.sql("SELECT count(*) AS n FROM trades", limit=1, at=when)
+            assert found.rows.to_pylist() == [{"n": count}]
+    for when in (AsOf(snapshot_id=1), AsOf(time_ms=1)):
+        with pytest.raises(SnapshotNotFoundError):
+            await platform.engine.records("trades", RecordsQuery(), when)
+
+
+async def test_latest_rows_equal_a_sort(platform: Platform) -> None:
+    chance = random.Random(5)
+    everything = []
+    for step in range(4):
+        ids = range(step * 30, step * 30 + 30)
+        names = [f"S{chance.randrange(7)}" for _ in ids]
+        table = rows(ids, [T0_US + chance.randrange(10**6) for _ in ids], symbols=names)
+        everything.append(table)
+        platform.produce(table, place())
+        if step < 3:
+            platform.commit(table, place())
+    platform.refresh()
+    for symbols in (None, {"S1"}, {"S1", "S3", "NOPE"}):
+        chosen = None if symbols is None else frozenset(symbols)
+        found = await platform.engine.latest("trades", chosen)
+        want: dict[str, dict] = {}
+        whole = RecordsQuery(symbols=chosen, limit=1_000)
+        for row in expected(everything, whole):
+            want.setdefault(row["symbol"], row)
+        assert found.rows.to_pylist() == [want[name] for name in sorted(want)]
 
 
 async def test_recent_rows_come_from_memory_alone(platform: Platform) -> None:
@@ -61,7 +192,9 @@ async def test_recent_rows_come_from_memory_alone(platform: Platform) -> None:
     platform.refresh()
     platform.produce(old, place())
     platform.produce(new, place())
-    answer = await platform.engine.records("trades", RecordsQuery(symbol="BTCUSDT", limit=50))
+    answer = await platform.engine.records(
+        "trades", RecordsQuery(symbols=frozenset({"BTCUSDT"}), limit=50)
+    )
     assert answer.files_read == 0
     assert answer.rows.num_rows == 50
 
@@ -82,7 +215,7 @@ async def test_only_the_bucket_of_the_symbol_is_read(platform: Platform) -> None
     platform.refresh()
     files = platform.engine.pin("trades").snapshot.files
     assert len(files) == 16
-    answer = await platform.engine.records("trades", RecordsQuery(symbol="S5USDT"))
+    answer = await platform.engine.records("trades", RecordsQuery(symbols=frozenset({"S5USDT"})))
     assert (answer.files_read, answer.rows.num_rows) == (1, 1)
 
 

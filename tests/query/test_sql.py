@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import gzip
 import json
 from decimal import Decimal
@@ -266,6 +267,46 @@ async def test_hot_and_cold_in_sql(platform: Platform) -> None:
         answer = await platform.engine.sql(f"SELECT count(*) AS n FROM {view}", limit=10)
         assert answer.rows.to_pylist() == [{"n": 15}]
     assert answer.as_of["trades"]["hot_rows"] == 5
+
+
+async def test_a_table_as_of_a_moment(platform: Platform) -> None:
+    for step in range(3):
+        ids = range(step * 10, step * 10 + 10)
+        platform.commit(rows(ids, [T0_US] * 10, symbols=["A", "B"] * 5), place())
+    platform.refresh()
+    newest, middle, _ = await platform.engine.history("trades", 3)
+    at = dt.datetime.fromtimestamp(middle.timestamp_ms / 1_000, dt.UTC).isoformat()
+    clause = f"FOR SYSTEM_TIME AS OF TIMESTAMP '{at}'"
+    for text, want in {
+        f"SELECT count(*) AS n FROM trades {clause}": 20,
+        f"SELECT count(*) AS n FROM market_data.trades\n for system_time as of '{at}' t": 20,
+        f"SELECT count(trades.price) AS n FROM trades {clause} WHERE trades.symbol = 'A'": 10,
+        f"SELECT count(*) AS n FROM trades FOR SYSTEM_VERSION AS OF {newest.snapshot_id}": 30,
+        f"SELECT count(*) - (SELECT count(*) FROM trades {clause}) AS n FROM trades": 10,
+        f"SELECT count(*) AS n FROM market_data {clause} AS m WHERE m.symbol = 'B'": 10,
+        "SELECT count(*) AS n FROM trades WHERE symbol <> 'x FOR SYSTEM_TIME AS OF 1'": 30,
+    }.items():
+        answer = await platform.engine.sql(text, limit=1)
+        assert answer.rows.to_pylist() == [{"n": want}], text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT * FROM trades FOR SYSTEM_TIME AS OF 'yesterday'",
+        "SELECT * FROM trades FOR SYSTEM_TIME AS OF now()",
+        "SELECT * FROM trades FOR SYSTEM_VERSION AS OF 'x'",
+        "SELECT * FROM trades FOR SYSTEM_TIME AS OF",
+        "SELECT * FROM FOR SYSTEM_TIME AS OF '2024-01-01'",
+        "SELECT * FROM pg_tables FOR SYSTEM_TIME AS OF '2024-01-01'",
+        "SELECT * FROM other.trades FOR SYSTEM_TIME AS OF '2024-01-01'",
+        "SELECT * FROM k2_as_of_0, trades FOR SYSTEM_TIME AS OF '2024-01-01'",
+        "SELECT 1 FOR SYSTEM_TIME AS OF '2024-01-01'",
+    ],
+)
+def test_refused_moments(text: str) -> None:
+    with pytest.raises(InvalidParameter):
+        check_sql(duckdb.connect(":memory:"), text)
 
 
 async def test_the_row_limit_cuts_and_says_so(platform: Platform) -> None:

@@ -4,76 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
-from aiohttp.test_utils import TestClient, TestServer
 
 from k2.errors import QueryTimeout
-from k2.lake.tables import QUOTES
-from k2.web.api import build_api
-from k2.web.context import ApiContext, Check, RequestDone
-from tests.query.conftest import Platform
-from tests.query.rows import T0_US, place, rows
-
-KEY = {"X-API-Key": "right"}
-
-
-@dataclass
-class Api:
-    platform: Platform
-    client: TestClient
-    level: int = 0
-    checks: list[Check] = field(default_factory=list)
-    done: list[RequestDone] = field(default_factory=list)
-
-    async def get(self, path: str, **params: Any) -> tuple[int, dict[str, Any]]:
-        async with self.client.get(path, params=params, headers=KEY) as response:
-            return response.status, await response.json()
-
-    async def post(self, body: Any, **more: Any) -> tuple[int, dict[str, Any]]:
-        async with self.client.post("/v1/sql", json=body, headers=KEY, **more) as response:
-            return response.status, await response.json()
-
-
-@pytest.fixture
-async def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
-    platform = Platform(tmp_path / "data", monkeypatch)
-    made = Api(platform, client=None)  # type: ignore[arg-type]
-    context = ApiContext(
-        queries=platform.engine,
-        api_key="right",
-        version="1.2.3",
-        status=lambda: {"roles": ["query"]},
-        checks=lambda: made.checks,
-        level=lambda: made.level,
-        max_rows=500,
-        max_body_bytes=10_000,
-        observe=made.done.append,
-    )
-    made.client = TestClient(TestServer(build_api(context)))
-    await made.client.start_server()
-    cold = rows(range(10), [T0_US + i * 1_000_000 for i in range(10)], vendor_data='{"m":"1"}')
-    platform.commit(cold, place())
-    platform.refresh()
-    platform.tails["trades"].start(place(), 9)
-    hot = rows(range(10, 15), [T0_US + i * 1_000_000 for i in range(10, 15)], symbols="ETHUSDT")
-    platform.produce(hot, place())
-    platform.commit(rows([0], [T0_US], table=QUOTES), place(kind="quotes"), kind="quotes")
-    platform.refresh()
-    yield made
-    await made.client.close()
-    platform.close()
+from k2.web.context import Check
+from tests.query.rows import T0_US
+from tests.web.api import KEY, Api
 
 
 async def test_trades(api: Api) -> None:
     status, body = await api.get("/v1/trades", limit=6)
     assert status == 200
     assert body["success"] is True
-    assert body["pagination"] == {"limit": 6, "offset": 0, "total": None, "has_more": True}
+    pages = body["pagination"]
+    assert (pages["limit"], pages["total"], pages["has_more"]) == (6, None, True)
+    assert pages["next_cursor"]
     assert [row["platform_sequence"] for row in body["data"]] == [14, 13, 12, 11, 10, 9]
     first, last = body["data"][0], body["data"][-1]
     assert first["price"] == "3.5"
@@ -241,7 +189,7 @@ async def test_correlation_id(api: Api) -> None:
 async def test_headers(api: Api) -> None:
     async with api.client.get("/v1/trades", headers=KEY) as response:
         assert response.headers["X-Content-Type-Options"] == "nosniff"
-        assert response.headers["Cache-Control"] == "no-store"
+        assert response.headers["Cache-Control"] == "private, no-cache"
         assert response.headers["Server"] == "K2"
     params = {"end_time": "2024-08-09"}
     async with api.client.get("/v1/trades", params=params, headers=KEY) as response:

@@ -1,0 +1,135 @@
+"""Figures over intervals: OHLCV, VWAP, TWAP, volume profile. Exact: decimals never become floats.
+
+All values come in as bound parameters, in the order of `values_of`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+INTERVAL_US: Final = {
+    "1m": 60_000_000,
+    "5m": 300_000_000,
+    "15m": 900_000_000,
+    "30m": 1_800_000_000,
+    "1h": 3_600_000_000,
+    "1d": 86_400_000_000,
+}
+
+#: Trades of the question. All intervals divide a day, so buckets begin at whole ones UTC.
+_TRADES: Final = """
+WITH asked AS (
+  SELECT ?::BIGINT AS interval_us, ?::BIGINT AS start_us, ?::BIGINT AS end_us
+), chosen AS (
+  SELECT symbol, exchange, price, quantity, epoch_us(timestamp) AS ts_us, platform_sequence,
+         epoch_us(timestamp) - epoch_us(timestamp) % (SELECT interval_us FROM asked) AS bucket_us
+  FROM trades
+  WHERE symbol IN (SELECT unnest(?::VARCHAR[]))
+    AND (?::VARCHAR IS NULL OR exchange = ?::VARCHAR)
+    AND timestamp >= make_timestamptz(?::BIGINT) AND timestamp < make_timestamptz(?::BIGINT)
+    AND (?::VARCHAR[] IS NULL OR trade_conditions IS NULL
+         OR NOT list_has_any(trade_conditions, ?::VARCHAR[]))
+)
+"""
+
+_OHLCV: Final = """
+  arg_min(price, (ts_us, platform_sequence)) AS open, max(price) AS high, min(price) AS low,
+  arg_max(price, (ts_us, platform_sequence)) AS close, sum(quantity) AS volume,
+  count(*) AS trade_count, vwap(price, quantity) AS vwap
+"""
+
+#: The newest windows; the end of a window is exclusive.
+CANDLES: Final = f"""{_TRADES}
+SELECT symbol, exchange, make_timestamptz(bucket_us) AS window_start,
+       make_timestamptz(bucket_us + (SELECT interval_us FROM asked)) AS window_end, {_OHLCV}
+FROM chosen GROUP BY symbol, exchange, bucket_us
+ORDER BY bucket_us DESC, symbol, exchange
+"""  # noqa: S608
+
+#: The whole period as one row over all exchanges asked for.
+SUMMARY: Final = f"""{_TRADES}
+SELECT symbol, {_OHLCV}, list_sort(list(DISTINCT exchange)) AS exchanges,
+       make_timestamptz(min(ts_us)) AS first_trade, make_timestamptz(max(ts_us)) AS last_trade
+FROM chosen GROUP BY symbol
+"""  # noqa: S608
+
+#: TWAP: the price in force over time. A price holds until the next trade of its symbol and
+#: exchange, over empty intervals too, at last until the end of its interval or of the period.
+#: Before the first trade of the period no price is in force. µs times price in integers of 1e-10.
+AGGREGATES: Final = f"""{_TRADES}
+, held AS (
+  SELECT *, lag(price) OVER w AS price_before, lag(bucket_us) OVER w AS bucket_before,
+         lead(ts_us) OVER w AS next_us
+  FROM chosen WINDOW w AS (PARTITION BY symbol, exchange ORDER BY ts_us, platform_sequence)
+), bounded AS (
+  SELECT *,
+    least(coalesce(next_us, end_us), bucket_us + interval_us, end_us) - ts_us AS own_us,
+    CASE WHEN bucket_before < bucket_us THEN ts_us - bucket_us ELSE 0 END AS before_us
+  FROM held, asked
+), sums AS (
+  SELECT symbol, exchange, bucket_us, {_OHLCV},
+    sum(price * CAST(own_us AS DECIMAL(14, 0))
+        + coalesce(price_before, price) * CAST(before_us AS DECIMAL(14, 0))) AS price_us,
+    CAST(sum(own_us + before_us) AS HUGEINT) AS held_us
+  FROM bounded GROUP BY symbol, exchange, bucket_us
+)
+SELECT symbol, exchange, make_timestamptz(bucket_us) AS interval_start,
+       make_timestamptz(bucket_us + (SELECT interval_us FROM asked)) AS interval_end,
+       open, high, low, close, volume, trade_count, vwap,
+       CASE WHEN held_us = 0 THEN CAST(close AS DECIMAL(30, 8)) ELSE CAST(
+         (2 * CAST(replace(CAST(price_us AS VARCHAR), '.', '') AS HUGEINT) + 100 * held_us)
+         // (200 * held_us) AS DECIMAL(30, 0)) * 0.00000001 END AS twap
+FROM sums ORDER BY symbol, exchange, bucket_us
+"""  # noqa: S608
+
+_DIGITS: Final = "CAST(replace(CAST({} AS VARCHAR), '.', '') AS HUGEINT)"
+
+#: Volume by price: `?` levels of equal height between low and high of each interval.
+PROFILE: Final = f"""{_TRADES}
+, ranged AS (
+  SELECT *, {_DIGITS.format("price")} AS p,
+    {_DIGITS.format("min(price) OVER w")} AS low, {_DIGITS.format("max(price) OVER w")} AS high
+  FROM chosen WINDOW w AS (PARTITION BY symbol, exchange, bucket_us)
+), levelled AS (
+  SELECT *, CASE WHEN high = low THEN 0
+    ELSE least(? - 1, CAST((p - low) * ? // (high - low) AS BIGINT)) END AS level
+  FROM ranged
+)
+SELECT symbol, exchange, make_timestamptz(bucket_us) AS interval_start, level,
+  CAST(low + (high - low) * level // ? AS DECIMAL(28, 0)) * 0.0000000001 AS price_low,
+  CAST(CASE WHEN high = low THEN high ELSE low + (high - low) * (level + 1) // ? END
+       AS DECIMAL(28, 0)) * 0.0000000001 AS price_high,
+  sum(quantity) AS volume, count(*) AS trade_count
+FROM levelled GROUP BY symbol, exchange, bucket_us, low, high, level
+ORDER BY symbol, exchange, bucket_us, level
+"""  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """Which trades, in which intervals. Times in µs; `start` inclusive, `end` exclusive."""
+
+    symbols: frozenset[str]
+    interval_us: int
+    start_us: int
+    end_us: int
+    exchange: str | None = None
+    exclude_conditions: frozenset[str] | None = None
+
+    @property
+    def values(self) -> list[Any]:
+        """What the statements above bind, in order."""
+        excluded = None if self.exclude_conditions is None else sorted(self.exclude_conditions)
+        return [
+            self.interval_us,
+            self.start_us,
+            self.end_us,
+            sorted(self.symbols),
+            self.exchange,
+            self.exchange,
+            self.start_us,
+            self.end_us,
+            excluded,
+            excluded,
+        ]

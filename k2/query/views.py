@@ -1,0 +1,44 @@
+"""Views of one query: the union of a pinned snapshot's files and the hot rows above it."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Final
+
+import duckdb
+
+from k2.query.cold import Bounds, ColdSnapshot, column_list
+from k2.query.seam import Pin
+
+_MARKET_DATA: Final = (
+    "SELECT symbol, exchange, epoch_ms(timestamp) AS exchange_timestamp_ms, price, quantity, side, "
+    "CAST(timestamp AS DATE) AS exchange_date FROM {rows}"
+)
+_NAMES: Final = itertools.count()
+
+
+def table_of(view: str) -> str:
+    """The table behind a public view."""
+    return "trades" if view == "market_data" else view
+
+
+def create_view(
+    cursor: duckdb.DuckDBPyConnection,
+    name: str,
+    view: str,
+    pinned: Pin[ColdSnapshot],
+    bounds: Bounds,
+) -> None:
+    """Make the public `view` known as `name`, on this cursor only."""
+    columns = pinned.snapshot.columns
+    hot = f"hot_{next(_NAMES)}"
+    cursor.register(hot, pinned.hot(bounds))
+    names = column_list(columns.names)
+    parts = [f"SELECT {names} FROM {hot}"]  # noqa: S608
+    scan = pinned.snapshot.scan(pinned.snapshot.select(bounds))
+    if scan is not None:
+        parts.append(f"SELECT {names} FROM {scan}")  # noqa: S608
+    rows = " UNION ALL ".join(parts)
+    if view == "market_data":
+        rows = _MARKET_DATA.format(rows=f"({rows})")
+    cursor.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {rows}")

@@ -1,0 +1,263 @@
+"""Rows as JSON, CSV, Parquet or an Arrow stream, encoded in threads and sent piece by piece."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import datetime as dt
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, Literal
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from aiohttp import web
+
+from k2.errors import InvalidParameter
+from k2.query.encode import rows_of
+from k2.query.engine import Answer
+from k2.web.envelope import ROWS, answer, meta, page
+
+Format = Literal["json", "csv", "parquet", "arrow"]
+
+MEDIA_TYPES: Final[Mapping[str, str]] = {
+    "json": "application/json",
+    "csv": "text/csv",
+    "parquet": "application/vnd.apache.parquet",
+    "arrow": "application/vnd.apache.arrow.stream",
+}
+_SUFFIX: Final = {"csv": "csv", "parquet": "parquet", "arrow": "arrows"}
+#: More rows than this are turned to JSON in a thread; fewer take the loop under 2 ms.
+_INLINE_ROWS: Final = 200
+#: Rows per piece: what an answer holds of its encoded form at once.
+_PIECE_ROWS: Final = 4_096
+_JSON_COLUMNS: Final = frozenset({"vendor_data"})
+
+
+def chosen(request: web.Request, given: str | None) -> Format:
+    """`format`, else the first known type of `Accept`, else JSON."""
+    if given is not None:
+        return given  # type: ignore[return-value]
+    for part in request.headers.get("Accept", "").split(","):
+        wanted = part.partition(";")[0].strip().lower()
+        for name, media_type in MEDIA_TYPES.items():
+            if wanted == media_type:
+                return name  # type: ignore[return-value]
+    return "json"
+
+
+async def rows_response(
+    request: web.Request,
+    found: Answer,
+    *,
+    name: str,
+    format: str | None,  # noqa: A002
+    pagination: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
+    max_age_s: int = 0,
+) -> web.StreamResponse:
+    """The rows of an answer. 304 when the client has them already.
+
+    `max_age_s`: how long an answer that may still change is good enough; one of a fixed snapshot
+    is good for ever.
+    """
+    shown = chosen(request, format)
+    request[ROWS] = found.rows.num_rows
+    headers = {
+        "ETag": etag(request, found, shown),
+        "Vary": "Accept, X-API-Key",
+        **_cache(found, max_age_s),
+    }
+    if _has(request, headers["ETag"]):
+        return web.Response(status=304, headers=headers)
+    facts = {**as_of(found), **(more or {})}
+    pages = pagination or {**page(found.rows.num_rows, found.truncated)}
+    if shown != "json":
+        return await _stream(
+            request, found.rows, shown, {**headers, **_facts(found, name, shown, pages)}
+        )
+    if found.rows.num_rows > _PIECE_ROWS:
+        return await _stream_json(request, found.rows, pages, facts, headers)
+    data = await encoded(found.rows)
+    return answer(request, data, pagination=pages, more=facts, headers=headers)
+
+
+def as_of(found: Answer) -> dict[str, Any]:
+    """What of `meta` says which rows were seen."""
+    facts: dict[str, Any] = {"as_of": found.as_of, "partial": found.partial}
+    if found.cut_short:
+        facts["cut_short"] = "deadline"
+    if found.files_read is not None:
+        facts["files_read"] = found.files_read
+    return facts
+
+
+def etag(request: web.Request, found: Answer, shown: str) -> str:
+    """Changes with the question, the rows it could see, and the format."""
+    seen = orjson.dumps(
+        [request.path, sorted(request.query.items()), shown, found.as_of, found.partial]
+    )
+    return f'"{hashlib.sha256(seen).hexdigest()[:24]}"'
+
+
+def _cache(found: Answer, max_age_s: int) -> dict[str, str]:
+    if found.partial:
+        return {"Cache-Control": "no-store"}
+    if found.fixed:
+        return {"Cache-Control": "private, max-age=86400, immutable"}
+    return {"Cache-Control": f"private, max-age={max_age_s}" if max_age_s else "private, no-cache"}
+
+
+def _has(request: web.Request, tag: str) -> bool:
+    known = request.headers.get("If-None-Match", "")
+    return request.method == "GET" and tag in (part.strip() for part in known.split(","))
+
+
+async def encoded(rows: pa.Table) -> orjson.Fragment:
+    """JSON of rows; in a thread when there are many."""
+    if rows.num_rows > _INLINE_ROWS:
+        return orjson.Fragment(await asyncio.to_thread(_json_rows, rows))
+    return orjson.Fragment(_json_rows(rows))
+
+
+def _json_rows(rows: pa.Table) -> bytes:
+    return orjson.dumps(rows_of(rows, parse_json=_JSON_COLUMNS))
+
+
+def _facts(found: Answer, name: str, shown: str, pages: Mapping[str, Any]) -> dict[str, str]:
+    """What the envelope would say, as headers."""
+    stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%SZ")
+    headers = {
+        "Content-Type": MEDIA_TYPES[shown] + ("; charset=utf-8" if shown == "csv" else ""),
+        "Content-Disposition": f'attachment; filename="{name}_{stamp}.{_SUFFIX[shown]}"',
+        "X-Record-Count": str(found.rows.num_rows),
+        "X-K2-As-Of": orjson.dumps(found.as_of).decode(),
+        "X-K2-Partial": str(found.partial).lower(),
+    }
+    if pages.get("next_cursor"):
+        headers["X-Next-Cursor"] = pages["next_cursor"]
+    return headers
+
+
+async def _stream(
+    request: web.Request, rows: pa.Table, shown: str, headers: Mapping[str, str]
+) -> web.StreamResponse:
+    response = web.StreamResponse(headers=headers)
+    await response.prepare(request)
+    await _send(response, _ENCODERS[shown](rows))
+    return response
+
+
+async def _stream_json(
+    request: web.Request,
+    rows: pa.Table,
+    pages: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    headers: Mapping[str, str],
+) -> web.StreamResponse:
+    end = orjson.dumps({"pagination": pages, "meta": meta(request, **facts)}, default=str)
+    response = web.StreamResponse(headers={**headers, "Content-Type": MEDIA_TYPES["json"]})
+    await response.prepare(request)
+    await response.write(b'{"success":true,"data":[')
+    await _send(response, _json_pieces(rows))
+    await response.write(b"]," + end[1:])
+    await response.write_eof()
+    return response
+
+
+async def _send(response: web.StreamResponse, pieces: Iterator[bytes]) -> None:
+    """The next piece is encoded when the client has taken the one before."""
+    while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+        if piece:
+            await response.write(piece)
+
+
+def _slices(rows: pa.Table) -> Iterator[pa.Table]:
+    for first in range(0, max(rows.num_rows, 1), _PIECE_ROWS):
+        yield rows.slice(first, _PIECE_ROWS)
+
+
+def _json_pieces(rows: pa.Table) -> Iterator[bytes]:
+    for index, piece in enumerate(_slices(rows)):
+        yield (b"," if index else b"") + _json_rows(piece)[1:-1]
+
+
+def _csv(rows: pa.Table) -> Iterator[bytes]:
+    """Header and lines; values as in JSON, lists and objects as JSON text, null empty."""
+    for index, piece in enumerate(_slices(rows)):
+        out = io.StringIO()
+        records = rows_of(piece)
+        names = list(records[0]) if records else piece.column_names
+        writer = csv.writer(out, lineterminator="\r\n")
+        if not index:
+            writer.writerow(names)
+        writer.writerows([_cell(value) for value in record.values()] for record in records)
+        yield out.getvalue().encode()
+
+
+def _cell(value: Any) -> Any:
+    return orjson.dumps(value).decode() if isinstance(value, list | dict | bool) else value
+
+
+class _Pipe(io.RawIOBase):
+    """A file that is written at one end and taken from at the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._parts: list[bytes] = []
+        self._written = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._parts.append(bytes(data))
+        self._written += len(self._parts[-1])
+        return len(self._parts[-1])
+
+    def tell(self) -> int:
+        return self._written
+
+    def take(self) -> bytes:
+        data, self._parts = b"".join(self._parts), []
+        return data
+
+
+def _arrow(rows: pa.Table) -> Iterator[bytes]:
+    yield from _written(rows, pa.ipc.new_stream)
+
+
+def _parquet(rows: pa.Table) -> Iterator[bytes]:
+    yield from _written(
+        rows, lambda pipe, schema: pq.ParquetWriter(pipe, schema, compression="zstd")
+    )
+
+
+def _written(rows: pa.Table, opened: Callable[[Any, pa.Schema], Any]) -> Iterator[bytes]:
+    pipe = _Pipe()
+    plain = rows.replace_schema_metadata(None)
+    with opened(pipe, plain.schema) as writer:
+        for piece in _slices(plain):
+            if piece.num_rows:
+                writer.write_table(piece)
+                yield pipe.take()
+    yield pipe.take()
+
+
+_ENCODERS: Final[Mapping[str, Callable[[pa.Table], Iterator[bytes]]]] = {
+    "csv": _csv,
+    "parquet": _parquet,
+    "arrow": _arrow,
+}
+
+
+def selected(rows: pa.Table, fields: tuple[str, ...] | None, allowed: list[str]) -> pa.Table:
+    """The columns asked for. Raises `InvalidParameter` for one that is not there."""
+    if fields is None:
+        return rows
+    wrong = next((name for name in fields if name not in allowed), None)
+    if wrong is not None:
+        raise InvalidParameter("fields", wrong, ", ".join(allowed))
+    return rows.select(list(fields))

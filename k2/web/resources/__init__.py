@@ -1,0 +1,1 @@
+"""The endpoints by resource: parameters in, one engine call, the envelope out."""

@@ -1,0 +1,109 @@
+"""The document is valid, complete, and what the server does."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import schemathesis
+from aiohttp.test_utils import TestServer
+from hypothesis import HealthCheck, Phase, settings
+from jsonschema import Draft202012Validator
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from k2.web.endpoints import ENDPOINTS, SCHEMAS
+from k2.web.openapi import openapi
+from k2.web.reference import render
+from tests.web.api import KEY, Api, running
+
+DOCUMENT = openapi(ENDPOINTS, SCHEMAS, "1.2.3")
+
+
+def test_every_schema_in_the_document_is_one() -> None:
+    assert DOCUMENT["openapi"] == "3.1.0"
+    for schema in DOCUMENT["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+    for methods in DOCUMENT["paths"].values():
+        for operation in methods.values():
+            for parameter in operation.get("parameters", ()):
+                Draft202012Validator.check_schema(parameter["schema"])
+            for response in operation["responses"].values():
+                for content in response.get("content", {}).values():
+                    Draft202012Validator.check_schema(content["schema"])
+
+
+def test_operation_ids_are_unique() -> None:
+    ids = [one["operationId"] for methods in DOCUMENT["paths"].values() for one in methods.values()]
+    assert len(set(ids)) == len(ids)
+
+
+def test_the_page_needs_no_network_and_no_script() -> None:
+    page = render(DOCUMENT)
+    assert "<script" not in page
+    assert "http://" not in page
+    assert "https://" not in page
+    for path in DOCUMENT["paths"]:
+        assert path in page
+
+
+async def test_document_and_page_are_served(api: Api) -> None:
+    async with api.client.get("/openapi.json") as response:
+        assert (await response.json())["info"]["version"] == "1.2.3"
+    async with api.client.get("/docs") as response:
+        assert response.content_type == "text/html"
+        assert "style-src" in response.headers["Content-Security-Policy"]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server in a thread: schemathesis asks from outside, synchronously."""
+
+    started, found = threading.Event(), []
+    path: Path = tmp_path_factory.mktemp("fuzzed")
+    loop = asyncio.new_event_loop()
+    done = asyncio.Event()
+
+    async def serve() -> None:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            async with running(path, monkeypatch) as api:
+                server = api.client.server
+                assert isinstance(server, TestServer)
+                found.append(str(server.make_url("")).rstrip("/"))
+                started.set()
+                await done.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    assert started.wait(60)
+    yield found[0]
+    loop.call_soon_threadsafe(done.set)
+    thread.join(60)
+    loop.close()
+
+
+SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
+
+
+@SCHEMA.parametrize()
+@settings(
+    max_examples=4,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+def test_answers_conform(case: schemathesis.Case, address: str) -> None:
+    """Whatever is sent: a documented status, type and shape, and never a 500."""
+    response = case.call(base_url=address, headers=KEY)
+    assert response.status_code < 500 or case.path in ("/health", "/health/ready"), response.text
+    case.validate_response(
+        response,
+        checks=[status_code_conformance, content_type_conformance, response_schema_conformance],
+    )
