@@ -16,7 +16,7 @@ from k2.query.records import RecordsQuery
 from k2.web import cursor
 from k2.web.context import CONTEXT
 from k2.web.envelope import page
-from k2.web.formats import rows_response, selected
+from k2.web.formats import chosen_columns, rows_response
 from k2.web.models import (
     QuotesQuery,
     RecentRequest,
@@ -162,7 +162,7 @@ async def respond(
     question = {"table": table.name, "asked": question}
     after = None if page_cursor is None else cursor.decode(page_cursor, question)[0]
     limit = query.limit
-    names = list(table.arrow_schema.names)
+    columns = chosen_columns(fields, table.arrow_schema.names)
     # One more than asked for tells whether there is more.
     wanted = replace(query, limit=offset + limit + 1, after=after)
     found = await request.config_dict[CONTEXT].queries.records(table.name, wanted, at)
@@ -171,7 +171,7 @@ async def respond(
     following = None
     if has_more and question["asked"] is not None:
         following = cursor.encode(question, key_of(rows, limit - 1, table.time_column))
-    shown = replace(found, rows=selected(rows, fields, names))
+    shown = replace(found, rows=rows.select(columns))
     return await rows_response(
         request,
         shown,
