@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from k2 import metrics
-from k2.errors import InvalidParameter, Overloaded, QueryError, QueryTimeout
+from k2.errors import InvalidParameter, Overloaded, QueryError, QueryTimeout, SnapshotNotFoundError
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def measured(query_type: str) -> Iterator[None]:
     except QueryTimeout:
         status = "timeout"
         raise
-    except (InvalidParameter, QueryError):
+    except (InvalidParameter, QueryError, SnapshotNotFoundError):
         status = "refused"  # the caller's to mend, so no reason for an alert
         raise
     except Overloaded:

@@ -102,8 +102,8 @@ ENDPOINTS: Final = (
              gives=_OBJECT, scope=None),
     Endpoint("GET", "/metrics", "Prometheus text", "Operations", operations.metrics, scope=None,
              media_type="text/plain"),
-    Endpoint("GET", "/openapi.json", "This document", "Operations", reference.document, gives=_OBJECT,
-             scope=None),
+    Endpoint("GET", "/openapi.json", "This document", "Operations", reference.document,
+             gives=_OBJECT, scope=None),
     Endpoint("GET", "/docs", "This document to read", "Operations", reference.page, scope=None,
              media_type="text/html"),
 )  # fmt: skip
