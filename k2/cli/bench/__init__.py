@@ -13,7 +13,12 @@ from k2.cli.bench.transport import transport
 
 @click.group()
 def bench() -> None:
-    """Measure on this machine, with a real Kafka (started here unless one is configured)."""
+    """Measure speed, freshness and start-up on this machine.
+
+    `transport`, `sink` and `pipeline` run on a real Kafka: the one K2_KAFKA_BOOTSTRAP_SERVERS
+    names, else one that is started here for the run (it needs Java and Maven). The others need
+    nothing. With --json the last line is one JSON object. docs/benchmarks.md has the figures.
+    """
 
 
 for _command in (transport, codec, sink, pipeline, freshness, start):

@@ -117,7 +117,7 @@ def _reference(values: list[bytes]) -> float:
     return _best(read, 1, 2) / len(values) * 1e6
 
 
-@click.command()
+@click.command(short_help="Decode, encode, rules, ids, lake columns: µs per record.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--records", default=200_000, show_default=True, help="Trades to work on.")
 @click.option("--rounds", default=5, show_default=True, help="Runs of each; the best counts.")

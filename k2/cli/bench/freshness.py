@@ -136,14 +136,14 @@ async def _poll(
     return seen, polls
 
 
-@click.command()
+@click.command(short_help="How old a trade is when /v1/trades answers with it.")
 @click.option("--capture", required=True, type=click.Path(path_type=Path), help="What to replay.")
 @click.option("--speed", default="20", show_default=True, help="Times real time.")
 @click.option("--seconds", default=60.0, show_default=True, help="How long at most.")
 @click.option("--poll-ms", default=20, show_default=True, help="Milliseconds between polls.")
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")
 def freshness(capture: Path, speed: str, seconds: float, poll_ms: int, as_json: bool) -> None:
-    """Exchange server to HTTP answer, embedded log, one worker."""
+    """How old a trade is when `/v1/trades` answers with it: embedded log, one worker."""
     if not capture.is_file():
         raise CaptureError(f"--capture {capture}: no such file")
     result = asdict(asyncio.run(measure(capture, speed, seconds, poll_ms)))

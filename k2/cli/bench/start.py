@@ -103,11 +103,16 @@ async def _first(port: int, began_s: float, directory: Path) -> tuple[float, flo
     raise K2Error(f"no trade within {_LIMIT_S:.0f} s; see the logs in {directory}")
 
 
-@click.command()
-@click.option("--seconds", default=20.0, show_default=True, help="How long to run after that.")
+@click.command(short_help="How long `k2 demo` takes to start and stop; its memory.")
+@click.option(
+    "--seconds", default=20.0, show_default=True, help="How long to run after the first trade."
+)
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")
 def start(seconds: float, as_json: bool) -> None:
-    """From `k2 demo` to the first trade in an answer; memory; how long Ctrl-C takes."""
+    """Time from `k2 demo` to the first trade in an answer and from Ctrl-C to the end; peak memory.
+
+    It runs the demo on the simulator, in a directory that is removed afterwards.
+    """
     result = asdict(asyncio.run(measure(seconds)))
     if as_json:
         click.echo(jsonlib.dumps(result))

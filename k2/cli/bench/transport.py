@@ -188,14 +188,14 @@ def _price(rng: random.Random) -> tuple[int, int]:
     return rng.randrange(100_000), rng.randrange(100_000_000)
 
 
-@click.command()
+@click.command(short_help="Record batches beside plain Faust and bare aiokafka.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
 @click.option("--records", default=1_000_000, show_default=True, help="Records in the topic.")
 @click.option("--size", default=350, show_default=True, help="Bytes of a record's value.")
 @click.option("--partitions", default=16, show_default=True, help="Partitions of the topic.")
 @click.option("--rounds", default=3, show_default=True, help="Runs of each; the best counts.")
 def transport(as_json: bool, records: int, size: int, partitions: int, rounds: int) -> None:
-    """Plain Faust, K2's record batches and aiokafka alone, side by side."""
+    """Plain Faust, K2's record batches and a bare aiokafka loop, side by side on one topic."""
     result = run(as_json, records, size, partitions, rounds)
     if as_json:
         click.echo(jsonlib.dumps(asdict(result)))
