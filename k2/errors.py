@@ -140,6 +140,12 @@ class CaptureError(K2Error):
     code = "capture"
 
 
+class TapeError(K2Error):
+    """A tape (CSV file) cannot be loaded as asked; nothing of it was."""
+
+    code = "tape"
+
+
 class QueryError(K2Error):
     """A query was refused or failed for a reason its author can mend."""
 

@@ -103,6 +103,11 @@ FEED_TOPICS: Final[Mapping[str, tuple[MarketTopic, ...]]] = {
 }
 
 
+def is_tape(topic: MarketTopic) -> bool:
+    """True when no feed writes the topic, only loads."""
+    return not any(topic.exchange == other.exchange for f in FEED_TOPICS.values() for other in f)
+
+
 def topics_of(names: Iterable[str]) -> tuple[MarketTopic, ...]:
     """Logs of record of feeds (`kraken`) and tapes (`equities.asx`). Raises `ConfigError`."""
     found: dict[MarketTopic, None] = {}

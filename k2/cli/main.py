@@ -34,6 +34,7 @@ _COMMANDS = {
         "An exchange to talk to: recorded or simulated, Binance's protocol",
     ),
     "lake": ("k2.cli.lake:lake", "Look after the lake: compact, expire, tag, roll back"),
+    "load": ("k2.cli.load:load", "Load recorded tapes (CSV) into the log of record"),
     "up": ("k2.cli.up:up", "Run one worker (the same as faust -A k2.app worker -l info)"),
 }
 

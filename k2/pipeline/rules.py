@@ -64,6 +64,14 @@ class Limits(Protocol):
     def max_age_days(self) -> float: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Ages:
+    """Limits as plain values."""
+
+    max_future_s: float
+    max_age_days: float
+
+
 class Refused(NamedTuple):
     """A refused row: its index, the reason's code and what exactly is wrong."""
 

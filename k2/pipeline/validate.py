@@ -37,7 +37,7 @@ from k2.pipeline.groups import Cut, Records, in_groups
 from k2.pipeline.side import Encoder, Refused, SideOutputs
 from k2.pipeline.text_ids import TextIds, scoped
 from k2.records import ID_COLUMN, ids_of
-from k2.topics import MarketTopic
+from k2.topics import MarketTopic, is_tape
 from k2.transport.batch import Headers, LogBatch, OutBatch
 
 log = structlog.get_logger(__name__)
@@ -59,6 +59,8 @@ POLICIES: Final[Mapping[tuple[str, str], Policy]] = {
 
 #: Feeds that number everything: an id that is no number is a mistake.
 NUMBERED: Final = frozenset(POLICIES) - {("kraken", "trades")}
+
+TAPE_AGE_DAYS: Final = 36_525.0
 
 #: Reasons of dead letters besides those of codec and rules; stored, so never renamed.
 ID_NOT_INTEGER: Final = "ID_NOT_INTEGER"
@@ -187,7 +189,10 @@ class Validator:
         #: Feeds whose every id is a number; elsewhere an id may be any text.
         self._numbered = (topic.exchange, topic.data_type) in NUMBERED
         self._codec = codecs.log
-        self._options = options
+        # What is loaded from a tape may be as old as the market.
+        self._limits = rules.Ages(
+            options.max_future_s, TAPE_AGE_DAYS if is_tape(topic) else options.max_age_days
+        )
         self._cut = Cut(options.group_records, max_batch_bytes)
         self._side = SideOutputs(topic, partition, epoch, codecs, clock, self._cut)
         self._limit = DeadLetterLimit(
@@ -291,7 +296,7 @@ class Validator:
         """Decode and apply the rules."""
         kind = self.topic.data_type
         decoded = self._codec.decode(batch.values[skip:] if skip else batch.values)
-        verdict = rules.check(kind, decoded.batch, self._options)
+        verdict = rules.check(kind, decoded.batch, self._limits)
         ids, integer = ids_of(kind, decoded.batch)
         places = decoded.rows + skip
         refused = [Refused(row + skip, reason, detail) for row, reason, detail in decoded.bad]

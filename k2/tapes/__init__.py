@@ -1,0 +1,1 @@
+"""Recorded tapes (CSV) into the log of record."""
