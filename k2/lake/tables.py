@@ -36,6 +36,7 @@ from pyiceberg.types import (
     StringType,
     TimestamptzType,
 )
+from sqlalchemy.exc import IntegrityError
 
 from k2.errors import LakeError
 
@@ -258,7 +259,8 @@ def ensure_tables(catalog: Catalog, compression: str) -> dict[str, Table]:
 def _create(catalog: Catalog, table: TableDef, compression: str) -> Table:
     try:
         catalog.create_namespace(NAMESPACE)
-    except NamespaceAlreadyExistsError:
+    except (NamespaceAlreadyExistsError, IntegrityError):
+        # The latter from a SQL catalog in which another worker made it at the same moment.
         log.debug("lake_namespace_present", namespace=NAMESPACE)
     try:
         created = catalog.create_table(
