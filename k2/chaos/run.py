@@ -165,6 +165,8 @@ async def _strike_all(
 async def _strike(cluster: Cluster, scenario: Scenario, rng: random.Random) -> Struck:
     struck = Struck(scenario.name, time.monotonic(), None)
     try:
+        if scenario.settled:
+            await cluster.settle()
         mark = await scenario.strike(cluster, rng)
     except (ChaosError, TimeoutError) as exc:
         struck.problem = str(exc) or type(exc).__name__
@@ -174,11 +176,6 @@ async def _strike(cluster: Cluster, scenario: Scenario, rng: random.Random) -> S
     if struck.recovery_s is None:
         behind = await cluster.progress.behind(mark)
         struck.problem += f" nothing landed within {RECOVERY_S:g} s in {[tuple(b) for b in behind]}"
-        return struck
-    try:
-        await cluster.settle()
-    except ChaosError as exc:
-        struck.problem += f" {exc}"
     return struck
 
 

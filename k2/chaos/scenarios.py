@@ -38,13 +38,15 @@ Strike = Callable[[Cluster, random.Random], Awaitable[Mark]]
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`on`: the logs it runs with; `workers`, `brokers`: how many it needs."""
+    """`on`: the logs it runs with; `workers`, `brokers`: how many it needs; `settled`: only once
+    every worker serves again."""
 
     name: str
     strike: Strike
     on: tuple[str, ...] = ("kafka", "embedded")
     workers: int = 1
     brokers: int = 1
+    settled: bool = False
 
     def fits(self, cluster: Cluster) -> bool:
         options = cluster.options
@@ -341,14 +343,20 @@ _AT: Final = tuple(p for p in Point if p not in (Point.BEFORE_REVOKE, Point.ON_A
 
 SCENARIOS: Final[tuple[Scenario, ...]] = (
     *(Scenario(f"kill-{point}", partial(_kill_at, point)) for point in _AT),
-    Scenario("kill-before-revoke", partial(_kill_in_rebalance, Point.BEFORE_REVOKE), _KAFKA, 2),
-    Scenario("kill-on-assign", partial(_kill_in_rebalance, Point.ON_ASSIGN)),
-    Scenario("kill-worker", _kill_worker),
-    Scenario("stop-worker", _stop_worker),
-    Scenario("rolling-restart", _rolling),
-    Scenario("freeze", _freeze),
-    Scenario("zombie", _zombie, _KAFKA, 2),
-    Scenario("zombie-rebalance-resend", _zombie_rebalance_resend, _KAFKA, 2),
+    Scenario(
+        "kill-before-revoke",
+        partial(_kill_in_rebalance, Point.BEFORE_REVOKE),
+        _KAFKA,
+        2,
+        settled=True,
+    ),
+    Scenario("kill-on-assign", partial(_kill_in_rebalance, Point.ON_ASSIGN), settled=True),
+    Scenario("kill-worker", _kill_worker, settled=True),
+    Scenario("stop-worker", _stop_worker, settled=True),
+    Scenario("rolling-restart", _rolling, settled=True),
+    Scenario("freeze", _freeze, settled=True),
+    Scenario("zombie", _zombie, _KAFKA, 2, settled=True),
+    Scenario("zombie-rebalance-resend", _zombie_rebalance_resend, _KAFKA, 2, settled=True),
     Scenario("broker-restart", _restart_broker, _KAFKA),
     Scenario("broker-kill", _kill_broker, _KAFKA, 1, 3),
     Scenario("registry-down", _registry_down, _KAFKA),
