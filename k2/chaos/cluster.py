@@ -51,6 +51,7 @@ class Worker:
     wanted: bool = False
     starts: int = 0
     own_stops: list[str] = field(default_factory=list)
+    pids: set[int] = field(default_factory=set)
 
     @property
     def log_file(self) -> Path:
@@ -231,6 +232,7 @@ class Cluster:
         await worker.child.start(self._environment(worker))
         worker.wanted = True
         worker.starts += 1
+        worker.pids.add(worker.pid)
         if wait:
             await self.ready(worker)
 
@@ -285,14 +287,13 @@ class Cluster:
 
     async def struck(self, point: Point, timeout_s: float = 40.0) -> Worker:
         """The worker that was struck at the armed point."""
-        pids = {worker.pid: worker for worker in self.workers if worker.child is not None}
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            pids |= {worker.pid: worker for worker in self.workers if worker.child is not None}
             pid = faultpoints.taken_by(self.points)
-            if pid is not None and pid in pids:
+            victim = next((worker for worker in self.workers if pid in worker.pids), None)
+            if victim is not None:
                 faultpoints.disarm(self.points)
-                return pids[pid]
+                return victim
             await asyncio.sleep(0.01)
         faultpoints.disarm(self.points)
         raise ChaosError(f"no worker came to {point} within {timeout_s:.0f} s")
