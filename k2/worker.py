@@ -392,6 +392,9 @@ class Worker:
             max_body_bytes=api.max_body_bytes,
             operations_open=self.settings.core.environment == "local",
             observe=self.status.observe_request,
+            degradation=self.control,
+            shed=self.shed.facts,
+            now_us=self.clock.now_us,
         )
 
 

@@ -21,6 +21,7 @@ _COMMANDS = {
         "k2.cli.config:config",
         "Print the effective settings and where each came from",
     ),
+    "degrade": ("k2.cli.degrade:degrade", "Look at the degradation level, or hold one by hand"),
     "demo": ("k2.cli.demo:demo", "Run the whole platform on this machine: market data in, SQL out"),
     "dev": (
         "k2.cli.dev:dev",
@@ -42,7 +43,7 @@ _COMMANDS = {
 #: What `k2 --help` shows together; a command of no section comes last.
 _SECTIONS = {
     "Try it": ("demo", "exchange"),
-    "Run it": ("up", "doctor", "config", "topics", "dev"),
+    "Run it": ("up", "degrade", "doctor", "config", "topics", "dev"),
     "Look after it": ("lake", "dlq", "gaps", "backfill"),
     "Measure it": ("bench", "chaos"),
     "Work on K2 itself": ("docs",),

@@ -52,6 +52,10 @@ class ReaderFactory(Protocol):
         """(earliest, end) offsets."""
 
 
+#: Of one answer; a long overload makes many.
+_MOST_RANGES = 1_000
+
+
 class _Position(msgspec.Struct, array_like=True):
     """`applied`: highest offset noted, per incarnation of the log of record."""
 
@@ -160,6 +164,30 @@ class ShedStep:
                 for shed in lane.ledger.pending(place):
                     total[shed.tier] = total.get(shed.tier, 0) + shed.count
         return total
+
+    def facts(self) -> dict[str, object]:
+        """For people: what is put off here, by tier and as ranges of the log; rising offsets."""
+        ranges = [
+            {
+                "topic": shed.topic,
+                "partition": shed.partition,
+                "tier": shed.tier,
+                "first_offset": shed.first,
+                "last_offset": shed.last,
+                "records": shed.count,
+            }
+            for lane in self._lanes.values()
+            for place in lane.ledger.places()
+            for shed in lane.ledger.pending(place)
+        ]
+        pending = self.pending()
+        return {
+            "pending": sum(pending.values()),
+            "pending_by_tier": {str(tier): count for tier, count in sorted(pending.items())},
+            "brought": self.brought,
+            "ranges": ranges[:_MOST_RANGES],
+            "more_ranges": max(0, len(ranges) - _MOST_RANGES),
+        }
 
     def first_pending(self, log_tp: TP) -> int | None:
         """Lowest offset of a log of record that may still have to be brought; None: none has.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from aiohttp import web
 
+from k2.clock import SYSTEM_CLOCK
+from k2.degradation.levels import Level
+from k2.degradation.override import Override
 from k2.query.engine import QueryEngine
 
 Health = Literal["healthy", "degraded", "unhealthy"]
@@ -34,6 +37,24 @@ class RequestDone:
     rows: int
 
 
+class DegradationDesk(Protocol):
+    """The level all workers agree on (`k2.steps.control.ControlStep`)."""
+
+    @property
+    def level(self) -> Level: ...
+
+    def facts(self) -> Mapping[str, Any]: ...
+
+    def history(self) -> Sequence[Mapping[str, Any]]: ...
+
+    async def set_override(self, override: Override | None) -> None:
+        """Hold a level, or let it go. Raises `LogError` when the log does not take it."""
+
+
+def _no_shed() -> Mapping[str, Any]:
+    return {}
+
+
 def _nothing(_done: RequestDone) -> None:
     return None
 
@@ -50,6 +71,8 @@ class ApiContext:
     - `operations_open`: `/faust/…` without a key (`/`, `/health…` and `/metrics` always are).
     - `answers_queries`: False on a worker without hot rows, whose answers would lack them.
     - `observe`: called once per request.
+    - `degradation`: the level and what holds it; `shed`: what is put off, JSON-ready.
+    - `now_us`: the wall clock.
     """
 
     queries: QueryEngine
@@ -63,6 +86,9 @@ class ApiContext:
     operations_open: bool = False
     answers_queries: bool = True
     observe: Callable[[RequestDone], None] = _nothing
+    degradation: DegradationDesk | None = None
+    shed: Callable[[], Mapping[str, Any]] = _no_shed
+    now_us: Callable[[], int] = SYSTEM_CLOCK.now_us
 
 
 CONTEXT = web.AppKey("k2_context", ApiContext)

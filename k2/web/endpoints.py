@@ -8,7 +8,7 @@ from typing import Any, Final
 from k2.lake.tables import QUOTES, TRADES, TableDef
 from k2.web import models, reference
 from k2.web.endpoint import Endpoint
-from k2.web.resources import candles, lake, market, operations, records, replay, sql
+from k2.web.resources import candles, degradation, lake, market, operations, records, replay, sql
 
 _OBJECT: Final[Mapping[str, Any]] = {"type": "object"}
 _OBJECTS: Final[Mapping[str, Any]] = {"type": "array", "items": {"type": "object"}}
@@ -93,6 +93,14 @@ ENDPOINTS: Final = (
     Endpoint("GET", "/v1/stats", "Rows, files and query slots", "Operations", lake.stats,
              gives=_OBJECT),
     Endpoint("GET", "/v1/status", "This worker", "Operations", operations.status, gives=_OBJECT),
+    Endpoint("GET", "/v1/degradation", "The level, why, and its history", "Operations",
+             degradation.level, gives=_OBJECT),
+    Endpoint("POST", "/v1/degradation", "Hold a level for a while", "Operations",
+             degradation.hold, models.HoldRequest, _OBJECT, scope="admin"),
+    Endpoint("POST", "/v1/degradation/clear", "Let the level go", "Operations",
+             degradation.release, gives=_OBJECT, scope="admin"),
+    Endpoint("GET", "/v1/shed", "What is put off and will still be stored", "Operations",
+             degradation.shed, gives=_OBJECT),
     Endpoint("GET", "/", "Links", "Operations", operations.index, gives=_OBJECT, scope=None),
     Endpoint("GET", "/health", "Dependencies", "Operations", operations.health, gives=_OBJECT,
              scope=None),

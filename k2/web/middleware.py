@@ -48,7 +48,7 @@ _OPEN: Final = frozenset(
 #: Asked by probes, scrapers and screens.
 _WATCHED: Final = frozenset({"/health", "/health/live", "/health/ready", "/metrics", "/v1/status"})
 #: Work on at CIRCUIT_BREAK, because they tell what is going on.
-_ALWAYS: Final = frozenset({"/v1/status"})
+_ALWAYS: Final = frozenset({"/v1/status", "/v1/degradation", "/v1/degradation/clear", "/v1/shed"})
 
 
 @web.middleware

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from k2.degradation.levels import Level
+from k2.degradation.override import MAX_MINUTES
 from k2.errors import InvalidParameter
 from k2.query.lake_table import AsOf
 from k2.web.types import (
@@ -246,3 +248,15 @@ class SqlRequest(TravelsInTime):
     limit: whole(1, 10_000_000) | None = Field(  # type: ignore[valid-type]
         None, description="Most rows of the answer, up to K2_QUERY_MAX_ROWS; 1,000 if not given"
     )
+
+
+class HoldRequest(Request):
+    """POST /v1/degradation."""
+
+    level: str = Field(
+        description="NORMAL, SOFT, GRACEFUL, AGGRESSIVE or CIRCUIT_BREAK",
+        json_schema_extra={"enum": [level.name for level in Level]},
+    )
+    minutes: float = Field(gt=0, le=MAX_MINUTES, description="How long it holds")
+    reason: str = Field(min_length=1, max_length=500, description="Why; shown to everybody")
+    by: str = Field("api", min_length=1, max_length=100, description="Who sets it")
