@@ -98,7 +98,7 @@ def _ask(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str
             data: dict[str, Any] = json.loads(answer.read())["data"]
             return data
     except urllib.error.HTTPError as exc:
-        detail = json.loads(exc.read())["error"]["message"]
+        detail = json.loads(exc.read())["detail"]["message"]
         raise ConfigError(f"{url} refused: {detail}", variable="K2_API_KEY") from exc
     except OSError as exc:
         raise ConfigError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +96,45 @@ async def test_a_backlog_raises_the_level_and_everything_is_stored_once(
     assert all(found == list(range(1, IDS + 1)) for found in ids.values())
     assert gap_ranges(backlog) == [], "what is put off is no gap"
     assert len(log_values(backlog, BINANCE_TRADES.deferred)) == shed
+
+
+async def degrade(stack: Stack, *arguments: str) -> tuple[int, str]:
+    """`k2 degrade …` against the stack's worker: (exit status, what it printed)."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "k2.cli", "degrade", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, "K2_API_PORT": str(stack.port)},
+    )
+    out, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode()
+
+
+async def test_a_level_held_by_hand_is_everybodys_and_is_let_go(tmp_path: Path) -> None:
+    async with Stack(tmp_path) as stack:
+        await stack.start_exchange("simulate", "--symbols", "BTCUSDT", "--rate", "50")
+        await stack.start_worker()
+        await stack.until("trades", lambda s: s["validate"]["records"] > 0)
+        held = await degrade(stack, "set", "CIRCUIT_BREAK", "--for", "10m", "--reason", "drill")
+        assert held[0] == 0, held
+        await stack.until("held", lambda s: s["level"] == 4)
+        assert (await stack.get("/v1/trades"))[0] == 503
+        await stack.until("put off", lambda s: s["validate"]["shed"] > 0)
+        status, text = await degrade(stack, "status")
+        assert status == 0
+        assert "drill" in text
+        assert "NORMAL → CIRCUIT_BREAK" in text
+        _, shed = await stack.get("/v1/shed")
+        assert shed["data"]["pending"] > 0
+        assert shed["data"]["ranges"][0]["records"] > 0
+        assert (await degrade(stack, "clear"))[0] == 0
+        await stack.until("let go", lambda s: s["level"] == 0)
+        await stack.until("all is brought", lambda s: s["validate"]["shed_pending"] == 0)
+        await stack.stop_exchange()
+        await stack.until("stored", lambda s: s["drained"])
+        assert await stack.stop_worker() == 0
+    assert gap_ranges(tmp_path / "data") == []
+    status, text = await degrade(stack, "status")
+    assert status == 2
+    assert "K2_API_PORT" in text

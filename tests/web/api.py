@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from k2.clock import SYSTEM_CLOCK
 from k2.lake.tables import QUOTES
+from k2.settings import Degradation
+from k2.steps.control import ControlStep
 from k2.web.api import build_api
 from k2.web.context import ApiContext, Check, RequestDone
 from tests.query.conftest import Platform
@@ -44,6 +47,11 @@ async def running(path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     """The interface over ten cold trades and five hot ones, and one quote."""
     platform = Platform(path, monkeypatch)
     made = Api(platform, client=None)  # type: ignore[arg-type]
+
+    async def send(*, value: dict[str, Any]) -> None:
+        control.judge(value)  # one worker that owns the control partition
+
+    control = ControlStep(Degradation(_env_file=None), {}, send, lambda: 0, SYSTEM_CLOCK, "w1")
     context = ApiContext(
         queries=platform.engine,
         api_key="right",
@@ -54,6 +62,7 @@ async def running(path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
         max_rows=500,
         max_body_bytes=10_000,
         observe=made.done.append,
+        degradation=control,
     )
     made.client = TestClient(TestServer(build_api(context)))
     await made.client.start_server()

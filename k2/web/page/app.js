@@ -22,7 +22,7 @@ async function ask(path, body) {
     throw new Error("an API key is needed");
   }
   const content = await answer.json();
-  if (!answer.ok) throw new Error(content.error?.message ?? `status ${answer.status}`);
+  if (!answer.ok) throw new Error(content.detail?.message ?? `status ${answer.status}`);
   return content.data;
 }
 

@@ -22,13 +22,13 @@ async def hold(request: web.Request, given: HoldRequest) -> web.Response:
     desk = _desk(context)
     override = Override.of(given.level, given.minutes, given.reason, given.by, context.now_us())
     await desk.set_override(override)
-    return answer(request, {"override": override.facts()}, status=202)
+    return answer(request, {"override": override.facts()})
 
 
 async def release(request: web.Request, _given: Request) -> web.Response:
     """POST /v1/degradation/clear: let the level go."""
     await _desk(request.config_dict[CONTEXT]).set_override(None)
-    return answer(request, {"override": None}, status=202)
+    return answer(request, {"override": None})
 
 
 async def shed(request: web.Request, _given: Request) -> web.Response:
