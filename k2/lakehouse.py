@@ -79,6 +79,11 @@ class Lakehouse:
             for name, table in self.pinned.items()
         }
 
+    def give_up(self) -> None:
+        """Have the writers try nothing again: a lake that is away must not keep the process."""
+        for writer in self.writers.values():
+            writer.give_up()
+
     def close(self) -> None:
         for writer in self.writers.values():
             writer.close()

@@ -20,7 +20,7 @@ from k2.clock import SYSTEM_CLOCK
 from k2.codec.schemas import kind_of
 from k2.codecs import Codecs, open_registry
 from k2.degradation.memory import MemoryGauge
-from k2.errors import K2Error
+from k2.errors import K2Error, LakeError
 from k2.faultpoints import Point, reached
 from k2.hot import HotSide
 from k2.lakehouse import Lakehouse
@@ -39,6 +39,7 @@ from k2.steps.sink import SinkStep
 from k2.steps.source import SourceStep
 from k2.steps.tables import FaustCheckpoints
 from k2.steps.validate import ValidateStep
+from k2.stopping import DRAIN_S, FLUSH_S, HANDOVER_S, Part, close_all, end_overdue
 from k2.topics import DEGRADATION_CONTROL, DEGRADATION_EVENTS, MarketTopic, parse
 from k2.transport.registry import registry
 from k2.vitals import Vitals
@@ -49,7 +50,9 @@ from k2.web.mount import mount
 
 log = structlog.get_logger(__name__)
 
-_DRAIN_S = 8.0
+#: Seconds between two looks at what is still under way, and the least there are to hand over.
+_POLL_S = 0.05
+_LEAST_S = 0.5
 _SWITCH_S = 0.0005
 _GC_THRESHOLDS = (200_000, 20, 20)
 
@@ -111,9 +114,23 @@ class K2App(faust.App):
         self.worker.crash(exc)
 
     async def stop(self) -> None:
-        await self.worker.drain()
-        await super().stop()
-        await self.worker.close()
+        if self.in_worker:
+            end_overdue()
+        try:
+            await self.worker.drain()
+        finally:
+            try:
+                await super().stop()
+            finally:
+                await self.worker.close()
+
+    async def _producer_flush(self, logger: Any) -> None:
+        """As Faust's, but bounded: a log that is away must not hold up a stop or a rebalance."""
+        try:
+            async with asyncio.timeout(FLUSH_S):
+                await super()._producer_flush(logger)
+        except TimeoutError:
+            log.warning("producer_not_flushed", after_s=FLUSH_S)
 
 
 class Worker:
@@ -131,7 +148,9 @@ class Worker:
         self._shed_table = FaustCheckpoints(shed)
         self._tasks: list[asyncio.Task[None]] = []
         self.failure: BaseException | None = None
-        self._opened = False
+        self._opened = self._closing = False
+        #: When a stop has to be through with log and lake; None while the worker runs.
+        self._stop_by_s: float | None = None
 
     @property
     def sink_topics(self) -> list[str]:
@@ -261,6 +280,7 @@ class Worker:
                 commit_ceiling=self._shared_ceiling if noted else self.sink.ceiling,
             )
         known.before_revoke.append(self._before_revoke)
+        known.handover_s = self._handover_s
         self.app.on_partitions_assigned.connect(self._keep_assigned, weak=False)
 
     async def _keep_assigned(self, _app: Any, assigned: set[TP], **_: Any) -> None:
@@ -279,11 +299,33 @@ class Worker:
         return None if sunk is None or noted is None else min(sunk, noted)
 
     async def _before_revoke(self, leaving: frozenset[TP]) -> None:
+        """Store what is held of partitions that leave; bounded, for everybody waits meanwhile.
+
+        What does not get into the lake in time is read again by whoever has it next.
+        """
         reached(Point.BEFORE_REVOKE)
-        if self.failure is None:
-            await self.validate.checkpoint_all()
-            await self.shed.store()
-            await self.sink.revoke(leaving)
+        if self.crashed:
+            return
+        limit_s = self._handover_s()
+        try:
+            async with asyncio.timeout(limit_s):
+                await self.validate.checkpoint_all()
+                await self.shed.store()
+                await self.sink.revoke(leaving)
+        except (TimeoutError, LakeError) as exc:
+            log.warning(
+                "handover_incomplete",
+                error=exc.message if isinstance(exc, LakeError) else f"not within {limit_s:.1f} s",
+                partitions=len(leaving),
+            )
+            # Also where the time was over before the sink was asked.
+            self.sink.keep(self.sink.read_to().keys() - leaving)
+
+    def _handover_s(self) -> float:
+        """Seconds there are to hand over: less once the worker stops, which drained before."""
+        if self._stop_by_s is None:
+            return HANDOVER_S
+        return max(_LEAST_S, self._stop_by_s - self.clock.monotonic_s())
 
     def started(self) -> None:
         """Everything is recovered: begin what runs beside the agents."""
@@ -320,39 +362,69 @@ class Worker:
             await self.validate.checkpoint_due()
             await self.clock.sleep(1.0)
 
+    @property
+    def crashed(self) -> bool:
+        """True once going on would lose or repeat records, whoever found out."""
+        return self.failure is not None or bool(self.app.crashed)
+
     async def drain(self) -> None:
         """Before the app stops: what was received goes into the log, what was read into the lake.
 
         Bounded: what is left stays in the log and is read by the next worker.
         """
-        if not self.ready:
+        if not self.ready or self.crashed:
             return
         self.ready = False
+        began_s = self.clock.monotonic_s()
+        self._stop_by_s = began_s + DRAIN_S + _LEAST_S
         try:
-            async with asyncio.timeout(_DRAIN_S):
+            async with asyncio.timeout(DRAIN_S):
                 await self.source.stop()
-                await self.status.refresh()
-                while not self.status.read_through:
-                    await self.clock.sleep(0.05)
-                    await self.status.refresh()
+                await self._settle()
                 await self.validate.checkpoint_all()
+                await self.shed.store()
                 await self.sink.flush()
-        except TimeoutError:
-            log.warning("drain_timed_out", after_s=_DRAIN_S, lag=self.status.lag)
+        except (TimeoutError, K2Error) as exc:
+            log.warning(
+                "drain_incomplete",
+                error=exc.message if isinstance(exc, K2Error) else f"not within {DRAIN_S:.0f} s",
+                pending_rows=self.sink.pending_rows,
+                remedy="none needed: the next worker reads it from the log",
+            )
+        else:
+            log.info("worker_drained", after_s=round(self.clock.monotonic_s() - began_s, 2))
+
+    async def _settle(self) -> None:
+        """Wait for what is this worker's own to finish.
+
+        The embedded log has no other reader, so it is read to its end. On Kafka others' sources
+        keep filling our partitions: what has not been delivered yet is for their next owner.
+        """
+        if self.settings.embedded:
+            await self.status.refresh()
+            while not self.status.read_through:
+                await self.clock.sleep(_POLL_S)
+                await self.status.refresh()
+        self.app.consumer.stop_flow()
+        while self.source.queued or self.source.in_flight or self.validate.in_flight:
+            await self.clock.sleep(_POLL_S)
 
     async def close(self) -> None:
-        """After the app has stopped."""
+        """After the app has stopped; no part keeps the others from closing."""
+        self._closing = True
+        self.ready = False
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if not self._opened:
-            await self.app.transport.close()
-            return
-        if self.failure is None:
-            await self.sink.stop()
-        await self.hot.close()
-        await asyncio.to_thread(self.lake.close)
-        await self.app.transport.close()
+        parts: list[Part] = [("log", self.app.transport.close)]
+        if self._opened:
+            self.lake.give_up()
+            end_sink = [] if self.crashed else [("sink", self.sink.stop)]
+            parts = [*end_sink, ("queries", self.hot.close), ("lake", self._close_lake), *parts]
+        await close_all(parts)
+
+    async def _close_lake(self) -> None:
+        self.lake.close()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` until the worker stops; its failure stops the worker."""
@@ -367,6 +439,10 @@ class Worker:
     def crash(self, error: BaseException) -> None:
         """Stop the worker: going on would lose or repeat records."""
         if self.failure is not None:
+            return
+        if self._closing:
+            # Nothing goes on any more. What did not get through is read again by the next worker.
+            log.warning("failed_while_closing", error=str(error))
             return
         self.failure = error
         self.ready = False

@@ -9,7 +9,7 @@ An unknown outcome is decided by looking for our commit in the reloaded table.
 from __future__ import annotations
 
 import random
-import time
+import threading
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -134,14 +134,15 @@ class CommitLoop:
         retry_s: float = 60.0,
         retention: Retention | None = None,
         clock: Clock = SYSTEM_CLOCK,
-        wait: Callable[[float], None] = time.sleep,
+        wait: Callable[[float], object] | None = None,
     ) -> None:
         self.table = table
         self._catalog = catalog
         self._retry_s = retry_s
         self._retention = retention or Retention()
         self._clock = clock
-        self._wait = wait
+        self._given_up = threading.Event()
+        self._wait = wait or self._given_up.wait
 
     def load(self) -> Table:
         """The table now. Raises `LakeError` when the catalog does not answer in time."""
@@ -207,7 +208,7 @@ class CommitLoop:
             conflict=conflict,
             error=type(cause).__name__,
         )
-        if self._clock.monotonic_s() < deadline_s:
+        if not self._over(deadline_s):
             self._wait(_pause_s(len(attempts)))
             return self._persist(self._load, deadline_s)
         # One last look, for the attempt whose time ran out may have landed.
@@ -324,6 +325,13 @@ class CommitLoop:
             log.warning("lake_load_failed", table=str(self.table), error=type(exc).__name__)
             return None
 
+    def give_up(self) -> None:
+        """Try nothing again; what is under way may still land."""
+        self._given_up.set()
+
+    def _over(self, deadline_s: float) -> bool:
+        return self._given_up.is_set() or self._clock.monotonic_s() >= deadline_s
+
     def _persist(self, action: Callable[[], T], deadline_s: float) -> T:
         """Repeat an action that changes nothing visible until it works or the time is over."""
         tries = 0
@@ -334,7 +342,7 @@ class CommitLoop:
                 raise self._error(exc, "refused") from exc
             except UNKNOWN as exc:
                 tries += 1
-                if self._clock.monotonic_s() >= deadline_s:
+                if self._over(deadline_s):
                     raise self._error(exc, "did not answer") from exc
                 log.warning("lake_retry", table=str(self.table), tries=tries, error=str(exc)[:200])
                 self._wait(_pause_s(tries))

@@ -6,7 +6,6 @@ Data files and their manifest are written once; `CommitLoop` redoes only the man
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -140,7 +139,7 @@ class LakeWriter:
         retry_s: float = 60.0,
         retention: Retention | None = None,
         clock: Clock = SYSTEM_CLOCK,
-        wait: Callable[[float], None] = time.sleep,
+        wait: Callable[[float], object] | None = None,
         executor: Executor | None = None,
     ) -> None:
         self.table = table
@@ -184,6 +183,11 @@ class LakeWriter:
                 landed.attempts,
             )
 
+    def give_up(self) -> None:
+        """Try nothing again; what is under way may still land."""
+        self._loop.give_up()
+
     def close(self) -> None:
         """Let go of the threads."""
+        self.give_up()
         self._executor.shutdown(wait=False)

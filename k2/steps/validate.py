@@ -206,9 +206,10 @@ class ValidateStep:
 
     @property
     def in_flight(self) -> int:
-        """Output batches the log has not acknowledged."""
+        """Batches being judged, and output batches the log has not acknowledged."""
         return sum(
-            sum(not future.done() for future in lane.outputs) for lane in self._lanes.values()
+            lane.broken + sum(not future.done() for future in lane.outputs)
+            for lane in self._lanes.values()
         )
 
     def _due(self, lane: _Lane) -> bool:

@@ -104,9 +104,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         ended = asyncio.ensure_future(self._shutdown.wait())
         try:
             await asyncio.wait([promise, ended], return_when=asyncio.FIRST_COMPLETED)
-            if promise.done() and not promise.cancelled():
-                return promise.result()
-            raise ConsumerStoppedError  # a crash cancels what its thread was asked for
+            if not promise.done() or _was_cancelled(promise):
+                raise ConsumerStoppedError
+            return promise.result()
         finally:
             ended.cancel()
             promise.cancel()  # nobody will ask for it any more
@@ -186,6 +186,15 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         fetcher = getattr(self._consumer, "_fetcher", None)
         if fetcher is not None:
             wake(fetcher)
+
+
+def _was_cancelled(promise: asyncio.Future[Any]) -> bool:
+    """True when the thread ended with the call under way.
+
+    A crash cancels what its thread was asked for, and mode hands that on as the result: raised here
+    it would look as if the caller had been cancelled, and cut its stop short.
+    """
+    return promise.cancelled() or isinstance(promise.exception(), asyncio.CancelledError)
 
 
 class Consumer(BatchConsumerMixin, driver.Consumer):

@@ -33,6 +33,9 @@ from k2.transport.registry import registry
 
 log = structlog.get_logger(__name__)
 
+#: Seconds for a commit at the end of a wait that was given up.
+_LAST_COMMIT_S = 2.0
+
 # Faust's compiled stream iterator writes acks into the consumer's lists without calling `ack`, so
 # batches read with a plain `async for` would never be committed. The one in Python calls it.
 faust.streams._CStreamIterator = None
@@ -398,4 +401,27 @@ class BatchConsumerMixin(Consumer):
         if leaving:
             for hook in self.registry.before_revoke:
                 await hook(leaving)
-        await super().wait_empty()
+        await self._wait_for_streams()
+
+    async def _wait_for_streams(self) -> None:
+        """Faust's own wait, which has no end while a stream holds an event, made bounded."""
+        waiting = asyncio.ensure_future(super().wait_empty())
+        limit_s = self.registry.handover_s()
+        await asyncio.wait({waiting}, timeout=limit_s)
+        if not waiting.done():
+            log.warning(
+                "streams_not_waited_for",
+                after_s=limit_s,
+                unacknowledged=len(self._unacked_messages),
+                topics=sorted({message.topic for message in self._unacked_messages}),
+            )
+            # Acks of them count no more once the positions are set anew. Without them Faust's wait
+            # ends by itself after a last commit; a plain cancel is swallowed in its loop.
+            self._unacked_messages.clear()
+            notify(self._waiting_for_ack)
+            await asyncio.wait({waiting}, timeout=_LAST_COMMIT_S)
+        if waiting.done():
+            await waiting
+        else:
+            waiting.cancel()
+            log.warning("last_commit_not_confirmed", after_s=_LAST_COMMIT_S)

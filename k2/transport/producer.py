@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Awaitable
 from typing import Any
 
+import structlog
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 from faust.exceptions import ProducerSendError
 from faust.transport.drivers.aiokafka import Producer as AiokafkaProducer
@@ -14,10 +15,13 @@ from faust.types import TP
 
 from k2.errors import LogError
 from k2.settings import Kafka
+from k2.stopping import FLUSH_S
 from k2.transport.batch import OutBatch
 from k2.transport.encode import Lz4BatchBuilder
 from k2.transport.registry import registry
 from k2.transport.security import aiokafka_options
+
+log = structlog.get_logger(__name__)
 
 
 def check_batch(batch: OutBatch) -> None:
@@ -168,7 +172,14 @@ class Producer(AiokafkaProducer):
         await super().flush()
 
     async def on_stop(self) -> None:
+        """Bounded: with the log out of reach an idempotent batch would be retried for ever."""
         if self._sending:
-            # Bounded: with the log out of reach an idempotent batch would be retried for ever.
-            await asyncio.wait(list(self._sending), timeout=self._kafka.request_timeout_s)
-        await super().on_stop()
+            await asyncio.wait(list(self._sending), timeout=FLUSH_S)
+        producer = self._producer
+        try:
+            async with asyncio.timeout(FLUSH_S):
+                await super().on_stop()
+        except TimeoutError:
+            log.warning("producer_not_flushed", after_s=FLUSH_S, batches=len(self._sending))
+            await producer._sender.close()
+            await producer.client.close()

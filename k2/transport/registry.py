@@ -15,6 +15,7 @@ from faust.serializers.schemas import Schema
 from faust.types import TP
 
 from k2.settings import Kafka, settings
+from k2.stopping import HANDOVER_S
 from k2.transport.positions import StartPositions
 
 #: Called with the partitions about to leave.
@@ -29,13 +30,17 @@ class TransportRegistry:
     - `positions`: start positions of consumers of state.
     - `before_revoke`: run in order when partitions leave (rebalance or shutdown): the flow is
       stopped and queues are cleared, but Faust has not yet waited for the streams, so what a hook
-      flushes and acks is still committed by this worker. A hook that raises crashes the worker.
+      flushes and acks is still committed by this worker. A hook that raises crashes the worker,
+      and bounds itself.
+    - `handover_s`: seconds the streams of leaving partitions are waited for after the hooks; what
+      is not acknowledged then is delivered again to the next owner.
     - `kafka`: settings of the drivers.
     """
 
     batch_topics: set[str] = field(default_factory=set)
     positions: StartPositions = field(default_factory=StartPositions)
     before_revoke: list[BeforeRevoke] = field(default_factory=list)
+    handover_s: Callable[[], float] = lambda: HANDOVER_S
     kafka: Kafka = field(default_factory=lambda: settings().kafka)
 
 

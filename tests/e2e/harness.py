@@ -186,6 +186,21 @@ class Stack:
             return body["data"]
 
 
+class Storage:
+    """The directory of the data files; away, a file is in its place and nothing can be written."""
+
+    def __init__(self, data: Path) -> None:
+        self._here, self._away = data / "warehouse", data / "warehouse.away"
+
+    def leave(self) -> None:
+        self._here.rename(self._away)
+        self._here.touch()
+
+    def come_back(self) -> None:
+        self._here.unlink()
+        self._away.rename(self._here)
+
+
 def log_values(data_dir: Path, topic: str) -> list[bytes]:
     """Values of a topic of the embedded log, partition by partition; no worker may run."""
     with LogStore(data_dir / "log") as store:

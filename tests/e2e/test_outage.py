@@ -7,26 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import Stack, gap_ranges, trade_ids
+from tests.e2e.harness import Stack, Storage, gap_ranges, trade_ids
 
 pytestmark = pytest.mark.timeout(120)
 
 FIRST_ID = 1_000
-
-
-class Storage:
-    """The directory of the data files; away, a file is in its place and nothing can be written."""
-
-    def __init__(self, data: Path) -> None:
-        self._here, self._away = data / "warehouse", data / "warehouse.away"
-
-    def leave(self) -> None:
-        self._here.rename(self._away)
-        self._here.touch()
-
-    def come_back(self) -> None:
-        self._here.unlink()
-        self._away.rename(self._here)
 
 
 @pytest.fixture

@@ -146,6 +146,23 @@ async def test_outputs_then_checkpoint_then_what_may_be_committed(bench: Bench) 
     assert bench.step.in_flight == 0
 
 
+async def test_a_batch_being_judged_is_in_flight(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a thread it may take a while: nobody may take the log for read through meanwhile."""
+    judge, seen = ValidateStep._judge, []
+
+    async def watched(step: ValidateStep, *args: Any) -> Any:
+        outcome = await judge(step, *args)
+        seen.append(step.in_flight)
+        return outcome
+
+    monkeypatch.setattr(ValidateStep, "_judge", watched)
+    await bench.write(*btc(1))
+    await bench.process()
+    assert seen == [1]
+
+
 async def test_a_checkpoint_is_due_after_its_interval_and_only_when_something_moved(
     bench: Bench,
 ) -> None:

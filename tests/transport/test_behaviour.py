@@ -5,6 +5,7 @@ import random
 
 import pytest
 from faust.types import TP
+from structlog.testing import capture_logs
 
 from k2.errors import LogError, RetentionGapError
 from k2.transport.batch import OutBatch
@@ -130,6 +131,21 @@ async def test_hooks_flush_before_the_streams_are_waited_for(driver):
 
 
 @pytest.mark.parametrize("driver", ["kafka"], indirect=True)  # one worker has no rebalance
+async def test_a_stream_that_never_acknowledges_holds_up_no_stop(driver):
+    """Its events are delivered again; waiting for ever would hold up the whole group."""
+    topic = await driver.topic()
+    await driver.append(topic, numbered(0, 100))
+    one = Collector(driver, topic, hold=True)
+    registry(one.app).handover_s = lambda: 0.05
+    with capture_logs() as said:
+        async with running(one.app):
+            await one.until(lambda: one.events)
+    assert "streams_not_waited_for" in {line["event"] for line in said}
+    two = Collector(driver, topic, app_id=one.app.conf.id)
+    async with running(two.app):
+        await two.until(lambda: two.values == numbered(0, 100))
+
+
 async def test_a_hook_that_raises_crashes_the_worker(driver):
     topic = await driver.topic(partitions=2)
 

@@ -132,6 +132,24 @@ async def test_holes_of_compaction_are_committed_over(driver):
     assert len(offsets) < written
 
 
+async def test_a_running_consumer_overtaken_by_retention_crashes(driver):
+    topic = await driver.topic()
+    driver.settings = driver.settings.model_copy(update={"batch_records": 10})
+    for start in range(0, 1_000, 10):
+        await driver.append(topic, numbered(start, 10))
+    collector = Collector(driver, topic)
+    collector.app.conf.consumer_max_fetch_size = 1  # one record batch at a time
+    async with running(collector.app):
+        collector.app.consumer.pause_partitions(set())
+        await collector.until(lambda: collector.events)
+        collector.app.consumer.pause_partitions({TP(topic, 0)})
+        await driver.append(topic, numbered(1_000, 10))
+        await driver.delete_below(TP(topic, 0), 1_005)
+        collector.app.consumer.resume_partitions({TP(topic, 0)})
+        with pytest.raises(RetentionGapError, match=f"{topic}.*retention overtook"):
+            await collector.until(lambda: False)
+
+
 async def read_until_it_raises(reader, into):
     async with asyncio.timeout(PATIENCE_S):
         while True:
