@@ -135,8 +135,13 @@ class CoverReader:
                 f"the header {COVER_HEADER!r}; only K2's validate agent may write this topic"
             )
         stops = [index for index, _ in marks[1:]] + [len(batch)]
+        # Sink and shed ledger read the same batch.
+        known: dict[int, Cover] = batch.cache.setdefault(COVER_HEADER, {})
         for (start, raw), stop in zip(marks, stops, strict=True):
-            group = self._group(batch, Cover.from_bytes(raw), start, stop)
+            cover = known.get(start)
+            if cover is None:
+                cover = known[start] = Cover.from_bytes(raw)
+            group = self._group(batch, cover, start, stop)
             if group is not None:
                 yield group
 

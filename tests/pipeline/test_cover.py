@@ -197,3 +197,13 @@ def test_a_record_in_a_group_of_none_is_refused():
     batch.values[0] = b"1"
     with pytest.raises(DecodeError, match="header lists 0"):
         list(reader().read(batch))
+
+
+def test_two_readers_of_a_batch_parse_its_headers_once(monkeypatch):
+    batch = written([cover(0, 4, [0, 2]), cover(5, 9, []), cover(10, 12, [11, 12])])
+    parsed = []
+    parse = Cover.from_bytes
+    monkeypatch.setattr(Cover, "from_bytes", lambda raw: parsed.append(raw) or parse(raw))
+    assert applied(reader(), batch) == [0, 2, 11, 12]
+    assert applied(reader(applied={EPOCH: 10}), batch) == [11, 12]
+    assert len(parsed) == 3
