@@ -7,7 +7,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from k2.errors import ConfigError
-from k2.settings import Settings
+from k2.settings import Feed, Settings
 
 SIMULATED: Final = "simulated"
 REAL: Final = "real"
@@ -61,12 +61,17 @@ def claim(directory: Path, market: str) -> None:
 
 def check_feed(settings: Settings) -> None:
     """Raises `ConfigError` when a worker would add an exchange's trades to simulated ones."""
-    directory, url = settings.core.data_dir, settings.binance.url
-    feeds = settings.embedded and settings.binance.enabled and "source" in settings.core.roles
-    if not feeds or urlsplit(url).hostname in _OWN_HOSTS or held(directory) != SIMULATED:
+    directory = settings.core.data_dir
+    if not settings.embedded or "source" not in settings.core.roles or held(directory) != SIMULATED:
         return
-    raise ConfigError(
-        f"K2_DATA_DIR={str(directory)!r} holds simulated market data and K2_BINANCE_URL={url!r} is "
-        "an exchange; give them separate directories, or set K2_BINANCE_URL to the simulator's",
-        variable="K2_DATA_DIR",
-    )
+    for name in settings.core.exchanges:
+        feed: Feed = getattr(settings, name)
+        if not feed.enabled or urlsplit(feed.url).hostname in _OWN_HOSTS:
+            continue
+        variable = f"K2_{name.upper()}_URL"
+        raise ConfigError(
+            f"K2_DATA_DIR={str(directory)!r} holds simulated market data and "
+            f"{variable}={feed.url!r} is an exchange; give them separate directories, or set "
+            f"{variable} to the simulator's",
+            variable="K2_DATA_DIR",
+        )

@@ -307,6 +307,10 @@ def test_a_worker_adds_no_exchange_to_simulated_data(tmp_path: Path) -> None:
         check_feed(live)
     check_feed(live.model_copy(update={"binance": Binance(url="ws://127.0.0.1:9443")}))
     check_feed(made)
+    both = core.model_copy(update={"exchanges": ("binance", "kraken")})
+    near = {"core": both, "binance": Binance(url="ws://127.0.0.1:9443")}
+    with pytest.raises(ConfigError, match=r"K2_KRAKEN_URL='wss://ws[.]kraken[.]com' is"):
+        check_feed(made.model_copy(update=near))
 
 
 async def test_a_port_of_an_address_that_is_not_ours_is_refused() -> None:
@@ -547,6 +551,9 @@ async def test_without_a_network_the_simulator_takes_over_and_goes_on_where_it_s
         *("--json", "--rate", "500", "--symbols", "BTCUSDT"),
         K2_BINANCE_URL=f"ws://127.0.0.1:{free_port()}",
         K2_BINANCE_FAILOVER_URLS="",
+        K2_BINANCE_ENABLED="false",
+        K2_EXCHANGES="binance,kraken",
+        K2_ROLES="query",
         K2_API_PORT=str(busy.port),
     )
     stored: list[int] = []

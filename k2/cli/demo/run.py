@@ -25,7 +25,7 @@ from k2.cli.up import worker_command
 from k2.data_kind import SIMULATED, claim, data_dir
 from k2.exchange.capture import check_capture
 from k2.setting_names import unknown_variables
-from k2.settings import Settings, load_settings
+from k2.settings import ROLES, Settings, load_settings
 
 _START_S = 60.0
 _STOP_S = 20.0
@@ -191,6 +191,8 @@ class Demo:
         environment = {
             "K2_DATA_DIR": str(self._data_dir),
             "K2_API_PORT": str(self._port),
+            "K2_ROLES": ",".join(ROLES),
+            "K2_BINANCE_ENABLED": "true",
             "K2_BINANCE_URL": url,
             "K2_BINANCE_SYMBOLS": ",".join(self._symbols),
         }
@@ -198,7 +200,8 @@ class Demo:
             # A replay at full speed is a load: there is nothing to protect from it.
             environment["K2_DEGRADATION_EXEMPT"] = "true"
         if not self._feed.live:
-            environment["K2_BINANCE_FAILOVER_URLS"] = ""
+            # The one feed there is, whatever others the surroundings name.
+            environment |= {"K2_EXCHANGES": "binance", "K2_BINANCE_FAILOVER_URLS": ""}
         return environment | (_EMBEDDED if self._feed.market == SIMULATED else {})
 
     def _lake_settings(self) -> Settings:
