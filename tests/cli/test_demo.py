@@ -534,13 +534,13 @@ async def run_until(command: Command, trades: int) -> tuple[str, dict[str, Any]]
         while (await client.status())["source"]["trades"] < trades:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
     return said, json.loads(out.decode().strip().splitlines()[-1])
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_without_a_network_the_simulator_takes_over_and_goes_on_where_it_stopped(
     tmp_path: Path,
 ) -> None:
