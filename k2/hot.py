@@ -64,7 +64,7 @@ class HotSide:
             memory_limit_mb=query.memory_limit_mb,
             threads=query.threads,
             locations=[lake.location],
-            s3=_s3(settings),
+            s3=s3_access(settings),
             iceberg=True,
         )
         self.engine = QueryEngine(
@@ -137,7 +137,8 @@ class HotSide:
             metrics.TAIL_BYTES.labels(name).set(stats.nbytes)
 
 
-def _s3(settings: Settings) -> S3Access | None:
+def s3_access(settings: Settings) -> S3Access | None:
+    """How queries reach the warehouse; None when it is not on S3."""
     iceberg = settings.iceberg
     if not iceberg.warehouse.startswith("s3"):
         return None

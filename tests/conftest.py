@@ -1,1 +1,1 @@
-pytest_plugins = ["tests.services.kafka"]
+pytest_plugins = ["tests.services.kafka", "tests.services.stack"]

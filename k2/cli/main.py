@@ -36,6 +36,7 @@ _COMMANDS = {
     ),
     "lake": ("k2.cli.lake:lake", "Look after the lake: compact, expire, tag, roll back"),
     "load": ("k2.cli.load:load", "Load recorded tapes (CSV) into the log of record"),
+    "topics": ("k2.cli.topics:topics", "The log's topics: list, make, and compare with a cluster"),
     "up": ("k2.cli.up:up", "Run one worker (the same as faust -A k2.app worker -l info)"),
 }
 

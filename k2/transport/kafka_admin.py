@@ -6,19 +6,27 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    OffsetSpec,
+)
 from faust.types import TP
 
 from k2.errors import ConfigError, LogError
 from k2.settings import Kafka
 from k2.transport.admin import TopicSpec
 from k2.transport.security import advice, librdkafka_options
+from k2.transport.topic_state import COMPARED, TopicState, topic_config
 
 log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -38,19 +46,6 @@ _LISTEN_S = 0.2
 _SETTLE_S = 0.05
 #: Seconds an answer may come after librdkafka itself should have given up.
 _GRACE_S = 5.0
-
-
-def topic_config(spec: TopicSpec, kafka: Kafka) -> dict[str, str]:
-    """Kafka's settings of a topic made for `spec`."""
-    return {
-        "cleanup.policy": "compact" if spec.compacted else "delete",
-        "retention.ms": "-1" if spec.retention_s is None else str(int(spec.retention_s * 1000)),
-        "max.message.bytes": str(kafka.max_message_bytes),
-        # As written: recompressing would cost the broker and tear K2's batches apart.
-        "compression.type": "producer",
-        "message.timestamp.type": "CreateTime",
-        **spec.config,
-    }
 
 
 class _UnsettledError(Exception):
@@ -85,6 +80,14 @@ class KafkaAdmin:
     async def partitions(self, topics: Collection[str]) -> dict[str, int | None]:
         """Partitions of each topic; None where there is none."""
         return await self._call(self._partition_counts, topics)
+
+    async def states(self, topics: Collection[str]) -> dict[str, TopicState | None]:
+        """What each topic is like; None for one that is missing."""
+        return await self._call(self._states, topics)
+
+    async def configure(self, changes: Mapping[str, Mapping[str, str]]) -> None:
+        """Set topics' settings, by topic and Kafka's names; others stay."""
+        await self._call(self._configure, changes)
 
     async def close(self) -> None:
         for waiting in self._waiting:
@@ -253,6 +256,43 @@ class KafkaAdmin:
                     raise
                 found[name] = None
         return found
+
+    async def _states(self, topics: Collection[str]) -> dict[str, TopicState | None]:
+        counts = await self._partition_counts(topics)
+        there = [name for name, count in counts.items() if count is not None]
+        configs = await self._configs(there) if there else {}
+        return {
+            name: None if count is None else TopicState(count, configs[name])
+            for name, count in counts.items()
+        }
+
+    async def _configs(self, topics: Collection[str]) -> dict[str, dict[str, str]]:
+        admin = await self._admin()
+        resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in topics]
+        found: dict[str, dict[str, str]] = {}
+        for resource, future in admin.describe_configs(resources, **self._timeout).items():
+            entries = await self._result(future)
+            found[resource.name] = {name: str(entries[name].value) for name in COMPARED}
+        return found
+
+    async def _configure(self, changes: Mapping[str, Mapping[str, str]]) -> None:
+        if not changes:
+            return
+        admin = await self._admin()
+        kind, put = ConfigResource.Type.TOPIC, AlterConfigOpType.SET
+        resources = [
+            ConfigResource(
+                kind,
+                topic,
+                incremental_configs=[
+                    ConfigEntry(name, value, incremental_operation=put)
+                    for name, value in wanted.items()
+                ],
+            )
+            for topic, wanted in changes.items()
+        ]
+        for future in admin.incremental_alter_configs(resources, **self._timeout).values():
+            await self._result(future)
 
     async def _epochs(self, topics: Collection[str]) -> dict[str, str]:
         epochs: dict[str, str] = {}

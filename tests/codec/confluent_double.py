@@ -1,8 +1,7 @@
 """A small stand-in for a Confluent schema registry: its paths, codes and answers, in memory.
 
 It decides compatibility with our own rules, so it says nothing about those; what it checks is that
-the client's requests, errors and order of calls are right. A real server's address goes in its
-place by `K2_TEST_SCHEMA_REGISTRY_URL`.
+the client's requests, errors and order of calls are right. The suite also runs on a real server.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from k2.codec.avro import Codec
 from k2.codec.http_registry import HttpRegistry
 from k2.codec.registry import FileRegistry, SchemaRegistry
 from k2.codec.schemas import kind_of, schema_text, subject_of
+from k2.dev.registry import Registry
 from k2.errors import (
     RegistryUnavailableError,
     SchemaError,
@@ -36,11 +36,7 @@ TWO = record({"name": "a", "type": "string"}, {"name": "b", "type": "int", "defa
 BROKEN = record({"name": "a", "type": "string"}, {"name": "b", "type": "int"})
 
 
-#: Address of a real registry to run the suite against as well.
-SERVER = os.environ.get("K2_TEST_SCHEMA_REGISTRY_URL", "")
-
-
-@pytest.fixture(params=["file", "http", *(["server"] if SERVER else [])])
+@pytest.fixture(params=["file", "http", "apicurio"])
 def factory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Factory]:
     """Opens the same registry anew each time it is called."""
     if request.param == "file":
@@ -49,7 +45,8 @@ def factory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Factory]
         with confluent_double() as (url, _):
             yield lambda: HttpRegistry(url)
     else:
-        yield lambda: HttpRegistry(SERVER)
+        server: Registry = request.getfixturevalue("registry_server")
+        yield lambda: HttpRegistry(server.url)
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
 import threading
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow.fs import FileSelector
 
 from k2.errors import CommitConflictError, LakeError, StaleWriterError
 from k2.lake.history import Retention, vector_at
@@ -54,8 +56,13 @@ def data_files(catalog) -> set[str]:
 
 
 def files_on_disk(catalog, pattern="*.parquet") -> set[str]:
-    location = catalog.load_table(TRADES.identifier).location().removeprefix("file://")
-    return {str(path) for path in Path(location).rglob(pattern)}
+    table = catalog.load_table(TRADES.identifier)
+    scheme, _, location = table.location().partition("://")
+    if scheme == "file":
+        return {str(path) for path in Path(location).rglob(pattern)}
+    store = table.io.fs_by_scheme(scheme, location.partition("/")[0])
+    found = store.get_file_info(FileSelector(location, recursive=True, allow_not_found=True))
+    return {f"{scheme}://{one.path}" for one in found if fnmatch(one.base_name, pattern)}
 
 
 def test_rows_and_vector_land_together(catalog, clock):

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from k2.clock import SYSTEM_CLOCK
-from k2.lake.catalog import open_catalog
+from k2.hot import s3_access
+from k2.lake.catalog import open_catalog, warehouse
 from k2.lake.reader import LakeReader
 from k2.lake.tables import GAPS, QUOTES, TRADES, ensure_tables
 from k2.lake.writer import LakeWriter
@@ -25,7 +26,9 @@ class Platform:
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("K2_DATA_DIR", str(path))
         settings = load_settings()
-        self.warehouse = path / "warehouse"
+        self.warehouse = settings.core.data_dir / "warehouse"
+        self._location = warehouse(settings)
+        self._s3 = s3_access(settings)
         self.catalog = open_catalog(settings)
         ensure_tables(self.catalog, "zstd")
         self.executor = ThreadPoolExecutor(2)
@@ -48,7 +51,8 @@ class Platform:
         return open_database(
             memory_limit_mb=256,
             threads=2,
-            locations=[self.warehouse.as_uri()],
+            locations=[self._location],
+            s3=self._s3,
             iceberg=iceberg,
         )
 
