@@ -110,6 +110,10 @@ class HttpRegistry:
                 raise
         return [] if fits else [f"registry {self._url} answers: not {COMPATIBILITY} compatible"]
 
+    def close(self) -> None:
+        """Give up the connections."""
+        self._client.close()
+
     @contextmanager
     def _asking(self, what: str) -> Iterator[None]:
         try:

@@ -46,7 +46,15 @@ def factory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Factory]
             yield lambda: HttpRegistry(url)
     else:
         server: Registry = request.getfixturevalue("registry_server")
-        yield lambda: HttpRegistry(server.url)
+        opened: list[HttpRegistry] = []
+
+        def connect() -> HttpRegistry:
+            opened.append(HttpRegistry(server.url))
+            return opened[-1]
+
+        yield connect
+        for one in opened:
+            one.close()
 
 
 @pytest.fixture

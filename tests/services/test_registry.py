@@ -25,14 +25,16 @@ SUBJECT = BINANCE_TRADES.subject
 @pytest.fixture
 def occupied(registry_server: Registry) -> Iterator[str]:
     """The address of a registry where the trades' subject has a schema of somebody else."""
-    client = SchemaRegistryClient({"url": registry_server.url})
-    with suppress(SchemaRegistryError):
-        client.delete_subject(SUBJECT)
     fields = [{"name": "price", "type": "bytes"}]
     foreign = {"type": "record", "name": "TradeV2", "namespace": "com.k2.marketdata"}
-    HttpRegistry(registry_server.url).register(SUBJECT, json.dumps({**foreign, "fields": fields}))
-    yield registry_server.url
-    client.delete_subject(SUBJECT)
+    with SchemaRegistryClient({"url": registry_server.url}) as client:
+        with suppress(SchemaRegistryError):
+            client.delete_subject(SUBJECT)
+        registry = HttpRegistry(registry_server.url)
+        registry.register(SUBJECT, json.dumps({**foreign, "fields": fields}))
+        registry.close()
+        yield registry_server.url
+        client.delete_subject(SUBJECT)
 
 
 def test_an_incompatible_schema_stops_the_worker(occupied: str, tmp_path: Path) -> None:
