@@ -45,7 +45,7 @@ _COMMANDS = {
 _SECTIONS = {
     "Try it": ("demo", "exchange"),
     "Run it": ("up", "degrade", "doctor", "config", "topics", "dev"),
-    "Look after it": ("lake", "dlq", "gaps", "backfill"),
+    "Look after it": ("lake", "dlq", "load", "gaps", "backfill"),
     "Measure it": ("bench", "chaos"),
     "Work on K2 itself": ("docs",),
 }
