@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from agents import degradation, shed, sink, source, validate
+from agents import degradation, maintenance, shed, sink, source, validate
 from k2.log import configure_structlog
 from k2.startup import settings_or_exit
-from k2.topics import DEGRADATION_CONTROL, SESSIONS
+from k2.topics import DEGRADATION_CONTROL, MAINTENANCE, SESSIONS
 from k2.transport.registry import batch_topic
 from k2.worker import K2App, Worker
 from tables.continuity import continuity_table
@@ -42,3 +42,5 @@ if "sink" in roles:
     shed.attach(app, _batches(*(topic.validated for topic in conf.topics)), worker)
 if "control" in roles:
     degradation.attach(app, app.topic(DEGRADATION_CONTROL, partitions=1, internal=True), worker)
+if "maintain" in roles:
+    maintenance.attach(app, app.topic(MAINTENANCE, partitions=1, internal=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from k2.settings import Settings
-from k2.topics import DEGRADATION_CONTROL, DEGRADATION_EVENTS, SESSIONS
+from k2.topics import DEGRADATION_CONTROL, DEGRADATION_EVENTS, MAINTENANCE, SESSIONS
 from k2.transport.admin import TopicSpec
 from tables.continuity import CONTINUITY
 from tables.degradation import DEGRADATION
@@ -24,6 +24,7 @@ def topic_specs(settings: Settings) -> list[TopicSpec]:
             specs.append(TopicSpec(name, kafka.partitions, retention_s=days * _DAY_S))
     specs.append(TopicSpec(SESSIONS, kafka.partitions, retention_s=_DAY_S))
     specs.append(TopicSpec(DEGRADATION_CONTROL, 1, retention_s=_DAY_S))
+    specs.append(TopicSpec(MAINTENANCE, 1, retention_s=_DAY_S))
     specs.append(TopicSpec(DEGRADATION_EVENTS, 1, retention_s=kafka.retention_days * _DAY_S))
     return [*specs, *faust_specs(settings)]
 

@@ -9,10 +9,12 @@ from pyiceberg.catalog import Catalog
 
 from k2.clock import Clock
 from k2.lake.catalog import open_catalog, warehouse
+from k2.lake.history import Retention
 from k2.lake.reader import LakeReader
 from k2.lake.tables import TABLES, ensure_tables
 from k2.lake.writer import LakeWriter
 from k2.maintenance.keeper import Keeper, KeeperOptions
+from k2.maintenance.plan import CompactionPolicy
 from k2.pipeline.sink import SinkBuffer, SinkPolicy
 from k2.query.lake_table import PinnedTable, keep_fresh
 from k2.settings import Settings
@@ -41,7 +43,10 @@ class Lakehouse:
             clock,
             catalog,
             reader,
-            {name: LakeWriter(catalog, table, retry_s=retry_s) for name, table in TABLES.items()},
+            {
+                name: LakeWriter(catalog, table, retry_s=retry_s, retention=retention_of(settings))
+                for name, table in TABLES.items()
+            },
             {
                 name: PinnedTable(reader, table, clock, keep_s=keep_s)
                 for name, table in TABLES.items()
@@ -92,5 +97,20 @@ class Lakehouse:
 def keepers(catalog: Catalog, settings: Settings) -> dict[str, Keeper]:
     """What maintains each table, as configured."""
     retry_s = settings.iceberg.commit_retry_s
-    options = KeeperOptions(retry_s=retry_s)
-    return {name: Keeper(catalog, table, options) for name, table in TABLES.items()}
+    maintain = settings.maintain
+    policy = CompactionPolicy(
+        target_bytes=maintain.target_file_mb * 1024 * 1024, min_files=maintain.min_files
+    )
+    return {
+        name: Keeper(
+            catalog,
+            table,
+            KeeperOptions(policy, retention_of(settings), maintain.days_of(name), retry_s),
+        )
+        for name, table in TABLES.items()
+    }
+
+
+def retention_of(settings: Settings) -> Retention:
+    """Which snapshots stay; the sink's commits and maintenance must agree."""
+    return Retention(days=settings.maintain.history_days)

@@ -104,6 +104,28 @@ WRITE_SECONDS = Histogram(
 TRANSACTION_ROWS = Histogram(
     "k2_iceberg_transaction_rows", "Rows of one commit", ["table"], buckets=_ROWS
 )
+LAKE_FILES = Gauge("k2_lake_files", "Live data files of the newest snapshot", ["table"])
+LAKE_FILE_BYTES = Gauge("k2_lake_file_bytes", "Average bytes of a live data file", ["table"])
+LAKE_MOST_FILES = Gauge(
+    "k2_lake_partition_files_max", "Live data files of the fullest day and bucket", ["table"]
+)
+LAKE_SNAPSHOTS = Gauge("k2_lake_snapshots", "Snapshots in the metadata", ["table"])
+LAKE_MANIFESTS = Gauge("k2_lake_manifests", "Manifests of the newest snapshot", ["table"])
+LAKE_PLAN_SECONDS = Gauge(
+    "k2_lake_plan_seconds", "Time to list the files of the newest snapshot", ["table"]
+)
+MAINTAINED_FILES = Counter(
+    "k2_maintenance_files", "Data files merged, and files deleted", ["table", "action"]
+)
+MAINTENANCE_FAILURES = Counter(
+    "k2_maintenance_failures", "Rounds of maintenance that failed", ["table"]
+)
+MAINTENANCE_SECONDS = Histogram(
+    "k2_maintenance_duration_seconds",
+    "Time of one round of maintenance",
+    ["table"],
+    buckets=_STORAGE,
+)
 SINK_BUFFER_ROWS = Gauge("k2_sink_buffer_rows", "Rows waiting for a commit", ["table"])
 
 # Query

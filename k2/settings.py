@@ -36,7 +36,7 @@ from k2.sources.plan import plan_coinbase, plan_kraken, plan_sessions
 from k2.topics import FEED_TOPICS, MarketTopic, topics_of
 
 LOCAL_API_KEY = "k2-dev-api-key-2026"
-ROLES = ("source", "validate", "sink", "query", "control")
+ROLES = ("source", "validate", "sink", "query", "control", "maintain")
 
 StringList = Annotated[tuple[str, ...], NoDecode]
 
@@ -452,6 +452,50 @@ class Degradation(_Group):
     )
 
 
+class Maintain(_Group):
+    """Keeping the lake small and fast, by the one worker of those with the role `maintain`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="K2_MAINTAIN_", env_file=".env", extra="ignore", frozen=True
+    )
+
+    interval_s: float = Field(30.0, gt=0, description="Seconds between rounds.")
+    budget_s: float = Field(
+        20.0, gt=0, description="Seconds of a round after which no table's next merge is begun."
+    )
+    target_file_mb: int = Field(128, ge=1, description="Size of a finished data file, MB.")
+    min_files: int = Field(
+        12, ge=2, description="Small files of one day and bucket that make a merge due."
+    )
+    history_days: int = Field(90, ge=1, description="Days that time travel reaches back.")
+    orphan_age_h: float = Field(
+        72.0,
+        ge=1,
+        description="Hours after which a file nothing refers to is deleted; above any engine's "
+        "longest commit.",
+    )
+    rows_days: StringList = Field(
+        (),
+        description="Days after which a table's rows go, `table=days`, comma separated; a table "
+        "that is not named keeps them for ever.",
+    )
+
+    @field_validator("rows_days")
+    @classmethod
+    def _days(cls, rules: tuple[str, ...]) -> tuple[str, ...]:
+        for rule in rules:
+            table, _, days = rule.partition("=")
+            if not table or not days.isdecimal() or int(days) < 1:
+                raise ValueError(f"{rule!r} is not table=days, such as quotes=30")
+        return rules
+
+    def days_of(self, table: str) -> int:
+        """Days a table's rows stay; 0: for ever."""
+        return {
+            name: int(days) for name, _, days in (one.partition("=") for one in self.rows_days)
+        }.get(table, 0)
+
+
 class Settings(BaseModel):
     """All groups."""
 
@@ -466,6 +510,7 @@ class Settings(BaseModel):
     query: Query
     api: Api
     degradation: Degradation
+    maintain: Maintain
 
     @property
     def embedded(self) -> bool:
@@ -490,6 +535,7 @@ GROUPS: dict[str, type[_Group]] = {
     "query": Query,
     "api": Api,
     "degradation": Degradation,
+    "maintain": Maintain,
 }
 
 

@@ -133,5 +133,7 @@ def topics_of(names: Iterable[str]) -> tuple[MarketTopic, ...]:
 SESSIONS: Final = "k2.sessions"
 #: Inputs of the degradation controller; one partition, one reader.
 DEGRADATION_CONTROL: Final = "k2.degradation.control"
+#: Holds nothing: whoever owns its one partition maintains the lake.
+MAINTENANCE: Final = "k2.maintenance"
 #: Changes of the level, for whoever wants to listen.
 DEGRADATION_EVENTS: Final = "k2.degradation.events"

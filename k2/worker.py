@@ -23,7 +23,7 @@ from k2.degradation.memory import MemoryGauge
 from k2.errors import K2Error, LakeError
 from k2.faultpoints import Point, reached
 from k2.hot import HotSide
-from k2.lakehouse import Lakehouse
+from k2.lakehouse import Lakehouse, keepers
 from k2.log import formatter_config
 from k2.pipeline.groups import Cut
 from k2.settings import Settings
@@ -33,6 +33,7 @@ from k2.steps.control import ControlStep
 from k2.steps.dead_letters import DeadLetters
 from k2.steps.feeds import feeds_of
 from k2.steps.lanes import Lanes
+from k2.steps.maintain import MaintainStep
 from k2.steps.publish import Partitioner, Publisher
 from k2.steps.shed import ShedStep, earliest_of
 from k2.steps.sink import SinkStep
@@ -40,7 +41,7 @@ from k2.steps.source import SourceStep
 from k2.steps.tables import FaustCheckpoints
 from k2.steps.validate import ValidateStep
 from k2.stopping import DRAIN_S, FLUSH_S, HANDOVER_S, Part, close_all, end_overdue
-from k2.topics import DEGRADATION_CONTROL, DEGRADATION_EVENTS, MarketTopic, parse
+from k2.topics import DEGRADATION_CONTROL, DEGRADATION_EVENTS, MAINTENANCE, MarketTopic, parse
 from k2.transport.registry import registry
 from k2.vitals import Vitals
 from k2.web.api import build_api
@@ -184,6 +185,12 @@ class Worker:
         self.shed = self._shed()
         self.validate = self._validate()
         self.sink = self._sink()
+        self.maintain = MaintainStep(
+            settings.maintain,
+            keepers(self.lake.catalog, settings),
+            lambda: TP(MAINTENANCE, 0) in self.app.consumer.assignment(),
+            self.clock,
+        )
         self._register()
         mount(self.app, build_api(self._api_context()))
         metrics.PLATFORM.info({"version": __version__, "environment": settings.core.environment})
@@ -341,6 +348,8 @@ class Worker:
             self.spawn(self.shed.run())
         if "query" in roles:
             self.spawn(self.hot.run(self.epochs))
+        if "maintain" in roles:
+            self.spawn(self.maintain.run())
         self.ready = True
         log.info(
             "worker_ready",
@@ -375,6 +384,7 @@ class Worker:
         if not self.ready or self.crashed:
             return
         self.ready = False
+        self.maintain.stop()
         began_s = self.clock.monotonic_s()
         self._stop_by_s = began_s + DRAIN_S + _LEAST_S
         try:
@@ -413,6 +423,8 @@ class Worker:
         """After the app has stopped; no part keeps the others from closing."""
         self._closing = True
         self.ready = False
+        if self._opened:
+            self.maintain.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

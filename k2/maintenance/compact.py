@@ -88,26 +88,45 @@ class Compactor:
             )
         return pinned, plan(self._reader.files(pinned), self._policy)
 
-    def run(self, *, budget_s: float = float("inf"), dry_run: bool = False) -> CompactionReport:
-        """Merge what is due until the time is over; what is left waits for the next run."""
+    def run(
+        self,
+        *,
+        budget_s: float = float("inf"),
+        dry_run: bool = False,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> CompactionReport:
+        """Merge what is due until the time is over; what is left waits for the next run.
+
+        `stopping` is asked before each merge: what is merged by then is committed.
+        """
         report = CompactionReport(str(self._table))
         started_s = self._clock.monotonic_s()
         pinned, groups = self.due()
-        while groups:
+
+        def over() -> bool:
+            return stopping() or self._clock.monotonic_s() - started_s >= budget_s
+
+        while groups and not over():
             batch = _batch(groups)
-            groups = groups[len(batch) :]
             if dry_run:
                 _count(report, batch, [])
             else:
-                self._compact(pinned, batch, report)
-            if self._clock.monotonic_s() - started_s >= budget_s:
-                break
+                batch = self._compact(pinned, batch, report, over)
+            groups = groups[len(batch) :]
         report.left = len(groups)
         report.seconds = self._clock.monotonic_s() - started_s
         return report
 
-    def _compact(self, pinned: Pinned, groups: list[Group], report: CompactionReport) -> None:
-        added = self._rewrite(pinned, groups)
+    def _compact(
+        self,
+        pinned: Pinned,
+        groups: list[Group],
+        report: CompactionReport,
+        over: Callable[[], bool],
+    ) -> list[Group]:
+        """Rewrite and commit; returns the groups that were done before the time was over."""
+        added, done = self._rewrite(pinned, groups, over)
+        groups = groups[:done]
         removed = {file.path: file.day for group in groups for file in group.files}
         try:
             self._loop.run(ReplaceFiles(self._table, added, removed))
@@ -115,17 +134,25 @@ class Compactor:
             # Rolled back or rewritten meanwhile: what is due is planned anew next time.
             report.superseded += 1
             log.warning("compaction_superseded", table=str(self._table), error=exc.message)
-            return
+            return groups
         report.commits += 1
         _count(report, groups, added)
+        return groups
 
-    def _rewrite(self, pinned: Pinned, groups: list[Group]) -> list[DataFile]:
+    def _rewrite(
+        self, pinned: Pinned, groups: list[Group], over: Callable[[], bool] = lambda: False
+    ) -> tuple[list[DataFile], int]:
+        """The new files and how many of the groups they are of; at least one."""
         rewriter = Rewriter(self._table, pinned.metadata, pinned.io, self._policy.target_bytes)
         added: list[DataFile] = []
+        done = 0
         run = uuid.uuid4()
         try:
             for number, group in enumerate(groups):
+                if number and over():
+                    break
                 added += rewriter.rewrite(group, f"c-{run}-{number:04d}")
+                done = number + 1
         except (OSError, pa.ArrowException) as exc:
             delete_files(pinned.io, [file.file_path for file in added])
             raise LakeError(
@@ -136,7 +163,7 @@ class Compactor:
         except BaseException:
             delete_files(pinned.io, [file.file_path for file in added])
             raise
-        return added
+        return added, done
 
 
 def _batch(groups: list[Group]) -> list[Group]:

@@ -84,9 +84,15 @@ class Keeper:
         """What the table is made of."""
         return status(self._reader, self.table, self.options.policy)
 
-    def compact(self, *, budget_s: float = float("inf"), dry_run: bool = False) -> CompactionReport:
-        """Merge small files."""
-        return self._compactor.run(budget_s=budget_s, dry_run=dry_run)
+    def compact(
+        self,
+        *,
+        budget_s: float = float("inf"),
+        dry_run: bool = False,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> CompactionReport:
+        """Merge small files until the time is over or `stopping` says so."""
+        return self._compactor.run(budget_s=budget_s, dry_run=dry_run, stopping=stopping)
 
     def rewrite_manifests(self) -> Landed:
         """Order the table's manifests by day and bucket."""

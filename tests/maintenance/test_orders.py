@@ -98,7 +98,7 @@ class LakeMachine(RuleBasedStateMachine):
     def begin_compaction(self):
         pinned, groups = self.compactor.due()
         if groups and len(self.flying) < 2:
-            added = self.compactor._rewrite(pinned, groups)
+            added, _ = self.compactor._rewrite(pinned, groups)
             removed = {file.path: file.day for group in groups for file in group.files}
             change = ReplaceFiles(TRADES, added, removed)
             self.flying.append((change, {file.file_path for file in added}))
