@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,7 +38,7 @@ _FEWEST_CHUNK_ROWS: Final = 512
 _FIELD_ID: Final = b"PARQUET:field_id"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rewriter:
     """Rewrites groups of files of one table. `target_bytes`: where a file ends and the next begins.
 
@@ -61,8 +62,7 @@ class Rewriter:
             output = _Output(self, group, f"{name}-{len(unsorted)}")
             try:
                 with ExitStack() as stack:
-                    runs = self._runs(group, unsorted, stack)
-                    for rows in merge_sorted(runs, self.table.sort_columns):
+                    for rows in self._merged(group, unsorted, stack):
                         output.write(rows)
                 files = output.close()
                 self._check(group, files)
@@ -77,6 +77,16 @@ class Rewriter:
                 raise
             else:
                 return files
+
+    def _merged(self, group: Group, unsorted: set[int], stack: ExitStack) -> Iterator[pa.Table]:
+        """The group's rows in order; those of small files in one go, which is much faster."""
+        if group.rows * _ROW_BYTES > self.chunk_bytes:
+            yield from merge_sorted(self._runs(group, unsorted, stack), self.table.sort_columns)
+            return
+        chunks = [
+            chunk for file in group.files for chunk in self._chunks(file.path, max(1, file.rows))
+        ]
+        yield sort_rows(pa.concat_tables(chunks), self.table.sort_columns)
 
     def _check(self, group: Group, files: Sequence[DataFile]) -> None:
         written = sum(file.record_count for file in files)
@@ -128,7 +138,7 @@ class Rewriter:
             pieces.append(path)
         yield from merge_sorted([_spilled(path) for path in pieces], self.table.sort_columns)
 
-    @property
+    @cached_property
     def schema(self) -> pa.Schema:
         """Columns of the table now: K2's as K2 types them, others' as Iceberg does."""
         ours = {field_id(column): column for column in self.table.arrow_schema}
