@@ -7,6 +7,7 @@ import click
 from k2.cli.bench.codec import codec
 from k2.cli.bench.flow import pipeline, sink
 from k2.cli.bench.freshness import freshness
+from k2.cli.bench.lake import lake
 from k2.cli.bench.start import start
 from k2.cli.bench.transport import transport
 
@@ -21,5 +22,5 @@ def bench() -> None:
     """
 
 
-for _command in (transport, codec, sink, pipeline, freshness, start):
+for _command in (transport, codec, sink, pipeline, freshness, start, lake):
     bench.add_command(_command)
