@@ -117,6 +117,10 @@ class Compactor:
         report.seconds = self._clock.monotonic_s() - started_s
         return report
 
+    def give_up(self) -> None:
+        """Do not try again; for a worker that stops."""
+        self._loop.give_up()
+
     def _compact(
         self,
         pinned: Pinned,

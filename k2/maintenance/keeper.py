@@ -189,5 +189,10 @@ class Keeper:
             self._loop.run(ReplaceFiles(self.table, [], removed, Operation.DELETE))
         return len(removed)
 
+    def give_up(self) -> None:
+        """Wait for nothing any more: what is on its way succeeds now or fails."""
+        self._loop.give_up()
+        self._compactor.give_up()
+
     def _now_ms(self) -> int:
         return self._clock.now_us() // 1_000

@@ -65,6 +65,8 @@ class MaintainStep:
     def stop(self) -> None:
         """Begin nothing more; a merge on its way ends within seconds."""
         self._stopping.set()
+        for keeper in self._keepers.values():
+            keeper.give_up()
 
     def round(self, name: str) -> None:
         """One table's round; blocking. A failure is for the next round to mend."""
