@@ -34,6 +34,7 @@ from k2.setting_checks import check_services
 from k2.setting_files import SecretFiles
 from k2.sources.plan import plan_coinbase, plan_kraken, plan_sessions
 from k2.topics import FEED_TOPICS, MarketTopic, topics_of
+from k2.web.keys import KeyRing, parse_keys
 
 LOCAL_API_KEY = "k2-dev-api-key-2026"
 ROLES = ("source", "validate", "sink", "query", "control", "maintain")
@@ -427,6 +428,19 @@ class Api(_Group):
     key: SecretStr = Field(
         SecretStr(LOCAL_API_KEY), description="X-API-Key; the default only in `local`."
     )
+    keys: SecretStr = Field(
+        SecretStr(""),
+        description="Further keys: a JSON list of what `k2 key NAME` prints (only hashes).",
+    )
+    rate_per_minute: int = Field(
+        60_000,
+        ge=0,
+        le=10_000_000,
+        description="Requests a minute of `K2_API_KEY` and of keys that name no rate; 0: no limit.",
+    )
+    cors_origins: StringList = Field(
+        (), description="Origins whose scripts may ask, comma separated: `https://host:port`."
+    )
     max_body_bytes: int = Field(10_485_760, ge=1_024, description="Largest request body.")
 
 
@@ -585,8 +599,9 @@ _PLANS: Final[dict[str, Callable[..., object]]] = {
 
 
 def _check(settings: Settings) -> None:
-    key = settings.api.key.get_secret_value()
-    if settings.core.environment != "local" and key == LOCAL_API_KEY:
+    key_ring(settings)
+    key, others = settings.api.key.get_secret_value(), settings.api.keys.get_secret_value()
+    if settings.core.environment != "local" and key == LOCAL_API_KEY and not others:
         raise ConfigError(
             f"K2_API_KEY has the default of the local environment while K2_ENVIRONMENT is "
             f"{settings.core.environment!r}; set a key of your own",
@@ -603,6 +618,16 @@ def _check(settings: Settings) -> None:
     for name, plan in _PLANS.items():
         feed: Feed = getattr(settings, name)
         plan(feed.symbols, feed.streams, per_session=feed.symbols_per_session)
+
+
+def key_ring(settings: Settings) -> KeyRing:
+    """The API keys as configured. Raises `ConfigError` for entries that are not usable."""
+    api, secret = settings.api, settings.api.key.get_secret_value()
+    further = parse_keys(api.keys.get_secret_value(), per_minute=api.rate_per_minute)
+    if secret == LOCAL_API_KEY and settings.core.environment != "local":
+        # Everybody knows it.
+        return KeyRing(further)
+    return KeyRing.single(secret, per_minute=api.rate_per_minute).plus(further)
 
 
 @functools.cache

@@ -26,7 +26,7 @@ from k2.hot import HotSide
 from k2.lakehouse import Lakehouse, keepers
 from k2.log import formatter_config
 from k2.pipeline.groups import Cut
-from k2.settings import Settings
+from k2.settings import Settings, key_ring
 from k2.startup import warn_of_unknown_variables
 from k2.status import StatusBoard
 from k2.steps.control import ControlStep
@@ -470,7 +470,7 @@ class Worker:
         api = self.settings.api
         return ApiContext(
             queries=self.hot.engine,
-            api_key=api.key.get_secret_value(),
+            keys=key_ring(self.settings),
             version=__version__,
             status=self.status.snapshot,
             checks=self.status.checks,
@@ -483,6 +483,7 @@ class Worker:
             degradation=self.control,
             shed=self.shed.facts,
             now_us=self.clock.now_us,
+            cors_origins=frozenset(api.cors_origins),
         )
 
 

@@ -34,6 +34,7 @@ _COMMANDS = {
         "k2.cli.exchange:exchange",
         "An exchange to talk to: recorded or simulated, Binance's protocol",
     ),
+    "key": ("k2.cli.key:key", "Make an API key: shown once, kept as a hash"),
     "lake": ("k2.cli.lake:lake", "Look after the lake: compact, expire, tag, roll back"),
     "load": ("k2.cli.load:load", "Load recorded tapes (CSV) into the log of record"),
     "topics": ("k2.cli.topics:topics", "The log's topics: list, make, and compare with a cluster"),
@@ -44,7 +45,7 @@ _COMMANDS = {
 #: What `k2 --help` shows together; a command of no section comes last.
 _SECTIONS = {
     "Try it": ("demo", "exchange"),
-    "Run it": ("up", "degrade", "doctor", "config", "topics", "dev"),
+    "Run it": ("up", "degrade", "doctor", "config", "key", "topics", "dev"),
     "Look after it": ("lake", "dlq", "load", "gaps", "backfill"),
     "Measure it": ("bench", "chaos"),
     "Work on K2 itself": ("docs",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from k2.web import middleware, page
+from k2.web.access import access
 from k2.web.context import CONTEXT, ApiContext
 from k2.web.endpoints import ENDPOINTS
 from k2.web.resources.operations import faust_pages
@@ -13,7 +14,7 @@ from k2.web.resources.operations import faust_pages
 def build_api(context: ApiContext) -> web.Application:
     """All routes of K2 behind their middlewares."""
     app = web.Application(
-        middlewares=[middleware.envelope, middleware.api_key, middleware.breaker],
+        middlewares=[middleware.envelope, access, middleware.breaker],
         client_max_size=context.max_body_bytes,
     )
     app[CONTEXT] = context

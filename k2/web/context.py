@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from aiohttp import web
@@ -12,6 +12,8 @@ from k2.clock import SYSTEM_CLOCK
 from k2.degradation.levels import Level
 from k2.degradation.override import Override
 from k2.query.engine import QueryEngine
+from k2.web.keys import KeyRing
+from k2.web.rates import Rates
 
 Health = Literal["healthy", "degraded", "unhealthy"]
 
@@ -63,7 +65,8 @@ def _nothing(_done: RequestDone) -> None:
 class ApiContext:
     """Everything a handler uses.
 
-    - `api_key`: the value X-API-Key must have.
+    - `keys`: whose X-API-Key is known; `rates`: how often each has asked.
+    - `cors_origins`: origins whose scripts browsers let ask.
     - `status`: facts for /v1/status (level, roles, lag, …), JSON-ready; must not block.
     - `checks`: dependencies for /health; must not block.
     - `level`: degradation level, 0..4; at 4 the data endpoints answer 503.
@@ -76,7 +79,7 @@ class ApiContext:
     """
 
     queries: QueryEngine
-    api_key: str
+    keys: KeyRing
     version: str
     status: Callable[[], Mapping[str, Any]]
     checks: Callable[[], Sequence[Check]]
@@ -89,6 +92,8 @@ class ApiContext:
     degradation: DegradationDesk | None = None
     shed: Callable[[], Mapping[str, Any]] = _no_shed
     now_us: Callable[[], int] = SYSTEM_CLOCK.now_us
+    cors_origins: frozenset[str] = frozenset()
+    rates: Rates = field(default_factory=lambda: Rates(SYSTEM_CLOCK.monotonic_s))
 
 
 CONTEXT = web.AppKey("k2_context", ApiContext)

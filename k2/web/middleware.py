@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import re
 import time
 import uuid
@@ -22,6 +21,7 @@ from k2.errors import (
     QueryTimeout,
     SnapshotNotFoundError,
 )
+from k2.web.access import KEY_NAME, VERDICT, cross_origin
 from k2.web.context import CONTEXT, RequestDone
 from k2.web.envelope import CORRELATION_ID, ROWS, failure
 
@@ -41,10 +41,6 @@ _SECURITY: Final = {
     # Which software in which version answers is nobody's business.
     "Server": "K2",
 }
-#: Without a key.
-_OPEN: Final = frozenset(
-    {"/", "/health", "/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs"}
-)
 #: Asked by probes, scrapers and screens.
 _WATCHED: Final = frozenset({"/health", "/health/live", "/health/ready", "/metrics", "/v1/status"})
 #: Work on at CIRCUIT_BREAK, because they tell what is going on.
@@ -71,6 +67,9 @@ async def finish_headers(request: web.Request, response: web.StreamResponse) -> 
     response.headers["Server"] = _SECURITY["Server"]
     if CORRELATION_ID in request:
         response.headers[_HEADER] = request[CORRELATION_ID]
+    if (verdict := request.get(VERDICT)) is not None:
+        response.headers.update(verdict.headers())
+    response.headers.update(cross_origin(request))
 
 
 def _done(request: web.Request, status: int, duration_s: float) -> None:
@@ -84,6 +83,7 @@ def _done(request: web.Request, status: int, duration_s: float) -> None:
         "http_request",
         method=request.method,
         path=request.path,
+        key=request.get(KEY_NAME),
         status=status,
         duration_ms=round(duration_s * 1_000, 2),
         rows=rows,
@@ -154,32 +154,6 @@ def _k2_failure(request: web.Request, exc: K2Error) -> web.Response:
             request, 500, "internal", "the request failed; quote the correlation id when reporting"
         )
     return failure(request, status, exc.code, exc.message, details=exc.details, headers=headers)
-
-
-@web.middleware
-async def api_key(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """401 without X-API-Key, 403 with a wrong one."""
-    context = request.config_dict[CONTEXT]
-    path = request.path
-    if (
-        path in _OPEN
-        or path.startswith("/page/")
-        or (context.operations_open and f"{path}/".startswith("/faust/"))
-    ):
-        return await handler(request)
-    given = request.headers.get("X-API-Key")
-    if given is None:
-        return failure(
-            request,
-            401,
-            "missing_api_key",
-            "send the key in the header X-API-Key",
-            headers={"WWW-Authenticate": "X-API-Key"},
-        )
-    # Constant time, or the key could be guessed byte by byte.
-    if not hmac.compare_digest(given.encode(), context.api_key.encode()):
-        return failure(request, 403, "wrong_api_key", "the key in X-API-Key is not valid")
-    return await handler(request)
 
 
 @web.middleware

@@ -27,6 +27,7 @@ from aiohttp.test_utils import TestServer
 from k2.query.records import RecordsQuery
 from k2.web.api import build_api
 from k2.web.context import ApiContext
+from k2.web.keys import KeyRing
 from tests.query.conftest import Platform
 from tests.query.rows import T0_US, place, rows
 
@@ -138,7 +139,7 @@ async def _run(commits: int, count: int) -> None:
 async def _http(platform: Platform, count: int) -> None:
     context = ApiContext(
         queries=platform.engine,
-        api_key="key",
+        keys=KeyRing.single("key"),
         version="bench",
         status=dict,
         checks=list,

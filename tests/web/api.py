@@ -17,6 +17,7 @@ from k2.settings import Degradation
 from k2.steps.control import ControlStep
 from k2.web.api import build_api
 from k2.web.context import ApiContext, Check, RequestDone
+from k2.web.keys import KeyRing
 from tests.query.conftest import Platform
 from tests.query.rows import T0_US, place, rows
 
@@ -54,7 +55,7 @@ async def running(path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     control = ControlStep(Degradation(_env_file=None), {}, send, lambda: 0, SYSTEM_CLOCK, "w1")
     context = ApiContext(
         queries=platform.engine,
-        api_key="right",
+        keys=KeyRing.single("right"),
         version="1.2.3",
         status=lambda: {"roles": ["query"]},
         checks=lambda: made.checks,

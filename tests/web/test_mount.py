@@ -10,6 +10,7 @@ from aiohttp import ClientSession
 
 from k2.web.api import build_api
 from k2.web.context import ApiContext
+from k2.web.keys import KeyRing
 from k2.web.mount import mount
 from tests.query.conftest import Platform
 
@@ -25,7 +26,7 @@ async def url(platform: Platform):
     app = faust.App("k2-mount", broker="memory://", web_bind="127.0.0.1", web_port=free_port())
     context = ApiContext(
         queries=platform.engine,
-        api_key="right",
+        keys=KeyRing.single("right"),
         version="1.2.3",
         status=dict,
         checks=list,
