@@ -16,6 +16,7 @@ from k2.chaos.cluster import Options
 from k2.chaos.run import Report, keep, run
 from k2.chaos.scenarios import SCENARIOS, Scenario
 from k2.errors import InvalidParameter
+from k2.log import configure_structlog
 
 
 def _chosen(names: tuple[str, ...]) -> list[Scenario]:
@@ -71,6 +72,7 @@ def chaos(
             print(f"{scenario.name:<26} {', '.join(scenario.on)}")
         return
     scenarios = _chosen(names)
+    configure_structlog()  # standard output is the report's
     with ExitStack() as stack:
         if directory is None:
             directory = Path(

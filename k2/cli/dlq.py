@@ -20,6 +20,7 @@ from k2.dlq.desk import Desk
 from k2.dlq.letters import Letter, Standing, Wanted, place_of
 from k2.dlq.log import open_log
 from k2.errors import InvalidParameter
+from k2.log import configure_structlog
 from k2.settings import load_settings
 
 _AGES = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -84,6 +85,7 @@ def _run(data_dir: Path | None, work: Callable[[Desk], Any]) -> Any:
     if data_dir is not None:
         os.environ["K2_DATA_DIR"] = str(data_dir.resolve())
     settings = load_settings()
+    configure_structlog()  # standard output is the answer's
 
     async def run() -> Any:
         async with open_log(settings) as log:
