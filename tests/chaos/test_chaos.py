@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,14 @@ def assert_held(report: Report, faults: int) -> None:
 
 
 @pytest.fixture
+def directory() -> Iterator[Path]:
+    """Open to PostgreSQL's own account, which pytest's directories are not."""
+    with tempfile.TemporaryDirectory(prefix="k2-chaos-", ignore_cleanup_errors=True) as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+@pytest.fixture
 def services() -> None:
     reason = missing_tools() or Postgres.missing() or Registry.missing() or S3.missing()
     if reason and not os.environ.get("CI"):
@@ -58,9 +68,9 @@ async def test_one_worker_with_the_embedded_log(tmp_path: Path) -> None:
 @pytest.mark.kafka
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("services")
-async def test_two_workers_on_kafka(tmp_path: Path) -> None:
+async def test_two_workers_on_kafka(directory: Path) -> None:
     require(BTC_0808)
-    options = Options(tmp_path, brokers=1, captures=(BTC_0808,), seed=7)
+    options = Options(directory, brokers=1, captures=(BTC_0808,), seed=7)
     report = await run(options, minutes=3, scenarios=only(*SHORT_KAFKA), rounds=1)
     assert_held(report, len(SHORT_KAFKA))
 
@@ -78,9 +88,9 @@ async def test_everything_on_the_embedded_log(tmp_path: Path) -> None:
 @pytest.mark.kafka
 @pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("services")
-async def test_everything_on_three_brokers(tmp_path: Path) -> None:
+async def test_everything_on_three_brokers(directory: Path) -> None:
     require(BTC_0808)
-    options = Options(tmp_path, captures=(BTC_0808,), seed=11)
+    options = Options(directory, captures=(BTC_0808,), seed=11)
     report = await run(options, minutes=20, rounds=1)
     assert_held(report, sum("kafka" in scenario.on for scenario in SCENARIOS))
 
