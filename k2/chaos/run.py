@@ -50,6 +50,7 @@ class Report:
     findings: Findings = field(default_factory=Findings)
     measured: dict[str, list[float]] = field(default_factory=dict)
     restarts: dict[str, list[str]] = field(default_factory=dict)
+    late: list[str] = field(default_factory=list)
 
     @property
     def held(self) -> bool:
@@ -74,6 +75,7 @@ class Report:
             "held": self.held,
             "problems": found.problems
             + [f"{s.scenario}: {s.problem}" for s in self.struck if s.problem],
+            "late": self.late,
             "scenarios": self.by_scenario(),
             "measured_s": {k: [round(v, 2) for v in vs] for k, vs in self.measured.items()},
             "own_stops": self.restarts,
@@ -117,6 +119,7 @@ async def run(
             await _finish(cluster, report, tell)
             report.seconds = time.monotonic() - began_s
             report.measured = cluster.measured
+            report.late = cluster.late
             report.restarts = {w.name: w.own_stops for w in cluster.workers if w.own_stops}
     return report
 

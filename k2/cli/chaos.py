@@ -124,6 +124,8 @@ def _table(report: Report) -> None:
     for worker, reasons in shown["own_stops"].items():
         for reason in reasons:
             print(f"{worker} ended: {reason[:160]}")
+    for late in shown["late"]:
+        print(f"LATE {late}")
     for problem in shown["problems"]:
         print(f"PROBLEM {problem}")
     print("every promise held" if report.held else "PROMISES BROKEN")
