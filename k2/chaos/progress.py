@@ -12,10 +12,13 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.table import Table
 
 from k2.dlq.log import Log
+from k2.errors import LogError
 from k2.lake.history import vector_at
 from k2.topics import parse
 
 _POLL_S = 0.3
+#: Right after a fault the log itself may not answer.
+_ASK_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,18 @@ class Progress:
         at_s = time.monotonic()
         if self._log is None:
             return Mark(at_s, await asyncio.to_thread(self.landed))
-        bounds = await self._log.bounds(self._active)
+        bounds = await self._bounds(self._log)
         return Mark(at_s, {tp: end - 1 for tp, (_, end) in bounds.items()})
+
+    async def _bounds(self, log: Log) -> dict[TP, tuple[int, int]]:
+        deadline = time.monotonic() + _ASK_S
+        while True:
+            try:
+                return await log.bounds(self._active)
+            except LogError:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(_POLL_S)
 
     async def behind(self, mark: Mark) -> list[TP]:
         """Partitions of which nothing that came after the mark has landed."""

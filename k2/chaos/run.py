@@ -21,6 +21,7 @@ from k2.codec.http_registry import HttpRegistry
 from k2.codec.registry import FileRegistry
 from k2.codecs import Codecs
 from k2.dlq.log import EmbeddedLog, Log
+from k2.errors import K2Error
 from k2.settings import Kafka
 from k2.topics import MARKET_TOPICS
 from k2.transport.local.shared import acquire, release
@@ -171,7 +172,7 @@ async def _strike(cluster: Cluster, scenario: Scenario, rng: random.Random) -> S
         if scenario.settled:
             await cluster.settle()
         mark = await scenario.strike(cluster, rng)
-    except (ChaosError, TimeoutError) as exc:
+    except (K2Error, TimeoutError) as exc:
         struck.problem = str(exc) or type(exc).__name__
         await cluster.mend()
         mark = await cluster.progress.mark()
