@@ -195,8 +195,12 @@ async def _finish(cluster: Cluster, report: Report, tell: Callable[[str], None])
             report.findings.problems.append(f"{worker.name} stopped with status {status}")
     tell("counting")
     if cluster.log is not None:
-        codecs = Codecs.open(HttpRegistry(cluster.services.registry_url), MARKET_TOPICS)
-        found = await verify(cluster.log, codecs, cluster.progress, PARTITIONS)
+        registry = HttpRegistry(cluster.services.registry_url)
+        try:
+            codecs = Codecs.open(registry, MARKET_TOPICS)
+            found = await verify(cluster.log, codecs, cluster.progress, PARTITIONS)
+        finally:
+            registry.close()
     else:
         codecs = Codecs.open(FileRegistry(cluster.data_dir / "registry"), MARKET_TOPICS)
         store = acquire(cluster.data_dir / "log")

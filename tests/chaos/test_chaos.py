@@ -23,7 +23,7 @@ from tests.data import BTC_0808, require
 #: The worst of each kind; all of them are in the heavy form.
 SHORT = ("kill-after-decode", "kill-before-commit", "kill-after-commit", "disk-full",
          "exchange-reorders")  # fmt: skip
-SHORT_KAFKA = ("zombie-rebalance-resend", "kill-worker", "stop-worker", "catalog-reply-lost")
+SHORT_KAFKA = ("zombie-rebalance-resend", "kill-worker", "catalog-reply-lost")
 
 
 def only(*names: str) -> list[object]:
@@ -57,7 +57,7 @@ def services() -> None:
         pytest.skip(reason)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 async def test_one_worker_with_the_embedded_log(tmp_path: Path) -> None:
     require(BTC_0808)
     options = Options(tmp_path, embedded=True, captures=(BTC_0808,), seed=7)
@@ -66,7 +66,7 @@ async def test_one_worker_with_the_embedded_log(tmp_path: Path) -> None:
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(480)
 @pytest.mark.usefixtures("services")
 async def test_two_workers_on_kafka(directory: Path) -> None:
     require(BTC_0808)
