@@ -34,6 +34,7 @@ FEED_RECONNECTS = Counter(
     "Connections made anew, by what ended the one before",
     [*_SESSION, "reason"],
 )
+BACKFILLED = Counter("k2_feed_backfilled", "Records fetched from a history", ["exchange"])
 FEED_LAST_MESSAGE = Gauge(
     "k2_feed_last_message_timestamp_seconds", "Wall time of the last frame", [*_SESSION]
 )

@@ -283,6 +283,16 @@ class Feed(_Group):
         description="A larger frame is refused and counted; half of `K2_KAFKA_MAX_BATCH_BYTES` "
         "bounds it too.",
     )
+    backfill: bool = Field(
+        False, description="Fetch what gaps miss from the exchange's REST history."
+    )
+    backfill_per_s: float = Field(
+        2.0, gt=0, le=20, description="Requests per second to the REST history."
+    )
+    rest_url: types.HttpUrl = Field(
+        "",
+        description="REST base address; empty: the exchange's own, or beside a `ws://` address.",
+    )
     ssl_verify: bool = Field(True, description="Check the exchange's certificate.")
     custom_ca_bundle: types.OptionalFile = Field(
         "", description="CA file to trust instead of the system's."

@@ -25,10 +25,12 @@ from k2.faultpoints import Point, reached
 from k2.hot import HotSide
 from k2.lakehouse import Lakehouse, keepers
 from k2.log import formatter_config
+from k2.pipeline.gap_report import EVENTS_SQL, MAX_EVENTS, Gap, gaps_of
 from k2.pipeline.groups import Cut
 from k2.settings import Settings, key_ring
 from k2.startup import warn_of_unknown_variables
 from k2.status import StatusBoard
+from k2.steps.backfill import BackfillStep
 from k2.steps.control import ControlStep
 from k2.steps.dead_letters import DeadLetters
 from k2.steps.feeds import feeds_of
@@ -182,6 +184,7 @@ class Worker:
         self.status = StatusBoard(self)
         self.control = self._control()
         self.source = self._source()
+        self.backfill = BackfillStep(self.source.running, self._gaps, self.clock)
         self.shed = self._shed()
         self.validate = self._validate()
         self.sink = self._sink()
@@ -199,6 +202,15 @@ class Worker:
     def epoch_of(self, topic: str) -> str:
         """The incarnation of the log of record behind a topic."""
         return self.epochs[parse(topic)[0].log]
+
+    async def _gaps(self) -> list[Gap]:
+        """Gaps as the lake knows them; none while it does not answer."""
+        try:
+            found = await self.hot.engine.sql(EVENTS_SQL, limit=MAX_EVENTS)
+        except K2Error as exc:
+            log.warning("gaps_unknown", error=exc.message)
+            return []
+        return gaps_of(found.rows.to_pylist())
 
     def _control(self) -> ControlStep:
         return ControlStep(
@@ -350,6 +362,8 @@ class Worker:
             self.spawn(self.hot.run(self.epochs))
         if "maintain" in roles:
             self.spawn(self.maintain.run())
+        if "source" in roles:
+            self.spawn(self.backfill.run())
         self.ready = True
         log.info(
             "worker_ready",
@@ -475,6 +489,7 @@ class Worker:
             status=self.status.snapshot,
             checks=self.status.checks,
             level=self.level,
+            feeds=self.source.sessions,
             answers_queries="query" in self.settings.core.roles,
             max_rows=self.settings.query.max_rows,
             max_body_bytes=api.max_body_bytes,

@@ -24,6 +24,7 @@ from k2.exchange.connection import MAX_BACKLOG_BYTES, Connection, PingPolicy
 from k2.exchange.dialect import Dialect, Recent
 from k2.exchange.faults import Faults
 from k2.exchange.feed import Feed, Playback
+from k2.exchange.past import Past, history_routes
 from k2.exchange.rest import control_routes, market_routes
 from k2.exchange.tally import QUOTE, TRADE, Tally
 
@@ -63,6 +64,7 @@ class ExchangeServer:
     ) -> None:
         self.dialect = dialect or BinanceDialect()
         self.newest = Recent(self.dialect.trades)
+        self.past = Past()
         self.host = host
         self.port = port
         self.feed = feed
@@ -90,7 +92,7 @@ class ExchangeServer:
     async def start(self) -> None:
         """Listen. Raises `ConfigError` when the address cannot be had."""
         app = web.Application(client_max_size=1_048_576)
-        app.add_routes([*market_routes(self), *control_routes(self)])
+        app.add_routes([*market_routes(self), *history_routes(self.past), *control_routes(self)])
         for path in self.dialect.paths:
             app.router.add_get(path, self._accept)
         self._runner = web.AppRunner(
@@ -205,6 +207,7 @@ class ExchangeServer:
         while frames := await playback.next():
             await self.faults.wait_stall()
             connection.recent.add(frames)
+            self.past.add(frames)
             connection.write(frames)
             await connection.drain()
             await asyncio.sleep(0)  # a socket that never fills would starve everybody else
@@ -228,6 +231,7 @@ class ExchangeServer:
             self.played.add(frame, now_ns)
         self.recent.extend(frames)
         self.newest.add(frames)
+        self.past.add(frames)
         for client in tuple(self.clients):
             client.write(frames)
             if client.backlog_bytes > MAX_BACKLOG_BYTES:

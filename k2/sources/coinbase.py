@@ -43,8 +43,9 @@ class _Match(msgspec.Struct, gc=False):
     size: str
     price: str
     product_id: str
-    sequence: _Id
     time: Annotated[dt.datetime, msgspec.Meta(tz=True)]
+    #: The REST history has none.
+    sequence: _Id | None = None
     maker_order_id: str = ""
     taker_order_id: str = ""
 

@@ -34,6 +34,7 @@ _FRAMES = 1_000
 #: After fewer frames than this the next ones wait for company.
 _FEW_FRAMES = 200
 _LINGER_S = 0.008
+_RATE_S = 5.0
 #: Batches on their way to the log before the next frames are taken.
 _IN_FLIGHT = 256
 
@@ -60,6 +61,22 @@ class SourceFeed:
     dead_letters: DeadLetters
 
 
+class _Rate:
+    """Frames a second over about the last `_RATE_S` seconds."""
+
+    def __init__(self) -> None:
+        self.per_s = 0.0
+        self._at_s: float | None = None
+        self._count = 0
+
+    def note(self, count: int, now_s: float) -> None:
+        if self._at_s is not None and now_s > self._at_s:
+            now_per_s = (count - self._count) / (now_s - self._at_s)
+            weight = min(1.0, (now_s - self._at_s) / _RATE_S)
+            self.per_s += (now_per_s - self.per_s) * weight
+        self._at_s, self._count = now_s, count
+
+
 @dataclass(slots=True)
 class _Running:
     feed: SourceFeed
@@ -69,6 +86,7 @@ class _Running:
     pending: set[asyncio.Future[int]] = field(default_factory=set)
     #: Reconnects by reason that the metrics have.
     reconnects: Counter[str] = field(default_factory=Counter)
+    rate: _Rate = field(default_factory=_Rate)
 
 
 class SourceStep:
@@ -135,6 +153,10 @@ class SourceStep:
             for running in self._running.values()
         )
 
+    def running(self) -> list[tuple[SourceFeed, SessionSpec]]:
+        """The sessions this worker runs, each with its exchange."""
+        return [(running.feed, running.spec) for running in self._running.values()]
+
     def sessions(self) -> list[dict[str, object]]:
         """State of each session, for status and health."""
         return [
@@ -145,6 +167,7 @@ class SourceStep:
                 "url": running.session.stats.url,
                 "symbols": list(running.spec.symbols),
                 "frames": running.session.stats.frames,
+                "frames_per_s": round(running.rate.per_s, 1),
                 "reconnects": dict(running.session.stats.reconnects),
                 "last_frame_us": running.session.stats.last_frame_us,
                 "last_error": running.session.stats.last_error,
@@ -243,6 +266,7 @@ class SourceStep:
         """Set the gauges of the sessions; also of those that bring nothing."""
         for running in self._running.values():
             stats = running.session.stats
+            running.rate.note(stats.frames, self._clock.monotonic_s())
             labels = (running.feed.exchange.name, running.spec.key)
             metrics.FEED_CONNECTION_STATUS.labels(*labels).set(stats.connected)
             metrics.FEED_LAST_MESSAGE.labels(*labels).set(stats.last_frame_us / 1e6)

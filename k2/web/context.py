@@ -71,6 +71,7 @@ class ApiContext:
     - `checks`: dependencies for /health; must not block.
     - `level`: degradation level, 0..4; at 4 the data endpoints answer 503.
     - `max_rows`: most rows of one SQL answer; `max_body_bytes`: largest request body.
+    - `feeds`: the exchange sessions of this worker, for /v1/feeds; must not block.
     - `operations_open`: `/faust/…` without a key (`/`, `/health…` and `/metrics` always are).
     - `answers_queries`: False on a worker without hot rows, whose answers would lack them.
     - `observe`: called once per request.
@@ -86,6 +87,7 @@ class ApiContext:
     level: Callable[[], int]
     max_rows: int
     max_body_bytes: int
+    feeds: Callable[[], Sequence[Mapping[str, Any]]] = tuple
     operations_open: bool = False
     answers_queries: bool = True
     observe: Callable[[RequestDone], None] = _nothing

@@ -8,7 +8,17 @@ from typing import Any, Final
 from k2.lake.tables import QUOTES, TRADES, TableDef
 from k2.web import models, reference
 from k2.web.endpoint import Endpoint
-from k2.web.resources import candles, degradation, lake, market, operations, records, replay, sql
+from k2.web.resources import (
+    candles,
+    degradation,
+    feeds,
+    lake,
+    market,
+    operations,
+    records,
+    replay,
+    sql,
+)
 
 _OBJECT: Final[Mapping[str, Any]] = {"type": "object"}
 _OBJECTS: Final[Mapping[str, Any]] = {"type": "array", "items": {"type": "object"}}
@@ -90,6 +100,10 @@ ENDPOINTS: Final = (
              scope="sql", formats=True, statuses=_NO_SNAPSHOT),
     Endpoint("POST", "/v1/sql", "One SELECT", "SQL", sql.sql, models.SqlRequest, _OBJECTS,
              scope="sql", formats=True, statuses=_NO_SNAPSHOT),
+    Endpoint("GET", "/v1/feeds", "Exchange sessions of this worker", "Operations", feeds.feeds,
+             gives=_OBJECTS),
+    Endpoint("GET", "/v1/gaps", "Ids that never came, or came after all", "Operations", feeds.gaps,
+             models.GapsRequest, _OBJECTS),
     Endpoint("GET", "/v1/stats", "Rows, files and query slots", "Operations", lake.stats,
              gives=_OBJECT),
     Endpoint("GET", "/v1/status", "This worker", "Operations", operations.status, gives=_OBJECT),

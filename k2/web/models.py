@@ -138,6 +138,15 @@ class SymbolsRequest(TravelsInTime):
     exchange: Name | None = None
 
 
+class GapsRequest(Request):
+    """Gaps in the ids of feeds."""
+
+    symbol: Name | None = Field(None, description="One symbol")
+    exchange: Name | None = Field(None, description="One exchange")
+    state: Literal["open", "closed", "all"] = Field("open", description="Whether ids are missing")
+    limit: whole(1, MAX_LIMIT, "Most rows") = 100  # type: ignore[valid-type]
+
+
 class LatestRequest(TravelsInTime):
     """GET /v1/latest."""
 

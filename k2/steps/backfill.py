@@ -1,0 +1,197 @@
+"""Back-fill: what is missing is fetched from the exchange's history and put into the log.
+
+The lake's open gaps say what is missing, so a restart goes on with what is left. A worker fetches
+for the sessions it runs. Fetched records are marked (`is_backfill`, and `source` in vendor_data)
+and take the way of every record: validation strikes them off the gaps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import aiohttp
+import pyarrow as pa
+import structlog
+
+from k2 import metrics
+from k2.clock import Clock
+from k2.errors import SourceError
+from k2.pipeline.gap_report import Gap
+from k2.sources.history import HISTORIES, PAGE, History, HistoryFrame, rest_base
+from k2.sources.plan import SessionSpec
+from k2.steps.source import SourceFeed
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between looks at the open gaps.
+_LOOK_S: Final = 5.0
+#: A range that was fetched closes once it is stored; one that stays open is asked for again later,
+#: ever more rarely: the exchange may not have it.
+_AGAIN_S: Final = 60.0
+_LONGEST_S: Final = 3_600.0
+#: More missing ids in one gap than any exchange's history is asked for.
+MAX_IDS: Final = 100_000
+_TIMEOUT_S: Final = 20.0
+_SESSION: Final = "backfill"
+
+Range = tuple[str, str, int, int]
+
+
+@dataclass(slots=True)
+class BackfillCounts:
+    """What was fetched."""
+
+    requests: int = 0
+    failures: int = 0
+    records: int = 0
+
+
+@dataclass(slots=True)
+class _Tried:
+    """When a range may be asked for again."""
+
+    due_s: float
+    wait_s: float
+
+
+@dataclass(slots=True)
+class BackfillStep:
+    """Fetches for the sessions that `running` gives; `gaps` are those of the lake."""
+
+    running: Callable[[], Sequence[tuple[SourceFeed, SessionSpec]]]
+    gaps: Callable[[], Awaitable[list[Gap]]]
+    clock: Clock
+    counts: BackfillCounts = field(default_factory=BackfillCounts)
+    _tried: dict[Range, _Tried] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Fetch what is missing, for ever."""
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as http:
+            while True:
+                if any(feed.settings.backfill for feed, _ in self.running()):
+                    await self.fill(http)
+                await self.clock.sleep(_LOOK_S)
+
+    async def fill(self, http: aiohttp.ClientSession) -> None:
+        """One look at the open gaps."""
+        missing = [gap for gap in await self.gaps() if gap.closed_at is None]
+        for feed, spec in self.running():
+            history = HISTORIES.get(feed.exchange.name)
+            if history is None or not feed.settings.backfill:
+                continue
+            for symbol in spec.symbols:
+                for first, last in self._due(_ranges(missing, feed, symbol), feed, symbol):
+                    await self._fetch(http, feed, spec, history, symbol, first, last)
+
+    def _due(
+        self, ranges: list[tuple[int, int]], feed: SourceFeed, symbol: str
+    ) -> list[tuple[int, int]]:
+        now_s, found = self.clock.monotonic_s(), []
+        for first, last in ranges:
+            key = (feed.exchange.name, symbol, first, last)
+            tried = self._tried.get(key)
+            if tried is not None and now_s < tried.due_s:
+                continue
+            if last - first >= MAX_IDS:
+                log.warning("gap_too_large", exchange=key[0], symbol=symbol, ids=last - first + 1)
+            else:
+                found.append((first, last))
+            wait_s = min(_LONGEST_S, tried.wait_s * 2) if tried else _AGAIN_S
+            self._tried[key] = _Tried(now_s + wait_s, wait_s)
+        return found
+
+    async def _fetch(
+        self,
+        http: aiohttp.ClientSession,
+        feed: SourceFeed,
+        spec: SessionSpec,
+        history: History,
+        symbol: str,
+        first: int,
+        last: int,
+    ) -> None:
+        settings = feed.settings
+        base = rest_base(settings.rest_url, settings.url, history.live)
+        for start in range(first, last + 1, PAGE):
+            end = min(last, start + PAGE - 1)
+            try:
+                frames = await self._ask(
+                    http, base + history.url(symbol, start, end), history, symbol
+                )
+            except SourceError as exc:
+                self.counts.failures += 1
+                log.warning("backfill_failed", exchange=feed.exchange.name, error=exc.message)
+                await self.clock.sleep(float(exc.details.get("retry_after_s", 0.0)))
+                return
+            wanted = [frame for ident, frame in frames if start <= ident <= end]
+            await self._publish(feed, spec, wanted)
+            await self.clock.sleep(1 / settings.backfill_per_s)
+
+    async def _ask(
+        self, http: aiohttp.ClientSession, url: str, history: History, symbol: str
+    ) -> list[HistoryFrame]:
+        self.counts.requests += 1
+        try:
+            async with http.get(url) as answer:
+                if answer.status != 200:
+                    wish = answer.headers.get("Retry-After", "")
+                    raise SourceError(
+                        f"{url} answered {answer.status}: {(await answer.text())[:200]}",
+                        url=url,
+                        retry_after_s=float(wish) if wish.isdigit() else 0.0,
+                    )
+                content = await answer.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as exc:
+            raise SourceError(f"{url} gave no history: {exc!r}", url=url) from exc
+        return history.frames(symbol, content)
+
+    async def _publish(self, feed: SourceFeed, spec: SessionSpec, frames: list[bytes]) -> None:
+        if not frames:
+            return
+        now_us = self.clock.now_us()
+        mapper = feed.exchange.mapper(spec, feed.settings)
+        mapped = mapper.map(
+            [(now_us, frame) for frame in frames], ingestion_us=now_us, is_backfill=True
+        )
+        futures: list[asyncio.Future[int]] = []
+        for data_type, batch in mapped.batches():
+            marked = marked_as(batch, "rest_history")
+            futures += feed.publishers[data_type].publish(marked, _SESSION)
+            self.counts.records += batch.num_rows
+            metrics.BACKFILLED.labels(feed.exchange.name).inc(batch.num_rows)
+        if mapped.refused:
+            futures += feed.dead_letters.frames(mapped.refused)
+        await asyncio.gather(*futures)
+        log.info("backfilled", exchange=feed.exchange.name, records=len(frames))
+
+
+def marked_as(batch: pa.RecordBatch, source: str) -> pa.RecordBatch:
+    """`batch` with `source` in the vendor_data of each row."""
+    column = batch.schema.get_field_index("vendor_data")
+    rows = [[*(row or ()), ("source", source)] for row in batch.column(column).to_pylist()]
+    marked = pa.array(rows, batch.schema.field(column).type)
+    return batch.set_column(column, batch.schema.field(column), marked)
+
+
+def _ranges(missing: list[Gap], feed: SourceFeed, symbol: str) -> list[tuple[int, int]]:
+    """Open ranges of one symbol's trades; `symbol` is the exchange's own name."""
+    plain = "".join(char for char in symbol.upper() if char.isalnum())
+    return [
+        run
+        for gap in missing
+        if (gap.feed.exchange, gap.feed.data_type, gap.feed.symbol)
+        == (feed.exchange.name.upper(), "trades", plain)
+        for run in gap.missing
+    ]
+
+
+def facts(counts: BackfillCounts) -> dict[str, Any]:
+    """For `/v1/status`."""
+    return {
+        "requests": counts.requests,
+        "failures": counts.failures,
+        "records": counts.records,
+    }
