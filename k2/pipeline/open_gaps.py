@@ -17,21 +17,24 @@ class Feed(NamedTuple):
 
 
 def open_ranges(events: Iterable[Mapping[str, Any]]) -> dict[Feed, list[tuple[int, int]]]:
-    """Inclusive ranges of missing ids per feed, from rows of `market_data.gaps` in log order.
+    """Inclusive ranges of missing ids per feed, from rows of `market_data.gaps` in any order.
 
-    A range that closed may be told twice after a restart, so sizes must not be added up.
+    An id that came is known for good, so order does not matter, and offsets could not tell it: what
+    one incarnation of the log opened another may close. A range that closed may be told twice after
+    a restart, so sizes must not be added up.
     """
-    missing: dict[Feed, IntervalSet] = {}
+    opened: dict[Feed, IntervalSet] = {}
+    closed: dict[Feed, IntervalSet] = {}
     for event in events:
         feed = Feed(event["exchange"], event["data_type"], event["symbol"])
-        ids = missing.setdefault(feed, IntervalSet())
+        told = opened if event["event"] == "opened" else closed
         first, last = int(event["expected"]), int(event["received"]) - 1
-        if event["event"] == "opened":
-            ids.add(first, last)
-        else:
+        told.setdefault(feed, IntervalSet()).add(first, last)
+    for feed, ids in opened.items():
+        for first, last in closed.get(feed, ()):
             ids.remove(first, last)
     return {
         feed: list(zip(ids.starts.tolist(), ids.ends.tolist(), strict=True))
-        for feed, ids in missing.items()
+        for feed, ids in opened.items()
         if len(ids)
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from pathlib import Path
 
@@ -85,3 +86,21 @@ async def test_reversed_order_gives_the_same_lake(tmp_path: Path) -> None:
     assert ids == list(range(FIRST_TRADE, LAST_TRADE + 1))
     assert len(set(quote_ids(tmp_path / "data"))) == QUOTES
     assert gap_ranges(tmp_path / "data") == []
+
+
+async def test_the_hole_between_two_captures_is_a_gap_until_it_is_filled(tmp_path: Path) -> None:
+    data, older = tmp_path / "data", tmp_path / "older.gz"
+    with gzip.open(BTC_0808, "rt") as lines:
+        first_third = lines.readlines()[: 41_249 // 3]
+    older.write_bytes(gzip.compress("".join(first_third).encode()))
+    # The newer one first: nothing after it shows the hole.
+    report = await run_demo(data, BTC_0809, older)
+    ids = trade_ids(data)
+    missing = sorted(set(range(FIRST_TRADE, LAST_TRADE + 1)).difference(ids))
+    assert gap_ranges(data) == [(missing[0], missing[-1])]
+    assert report["gaps"] == 1
+    shutil.rmtree(data / "log")
+    report = await run_demo(data, BTC_0808)
+    assert trade_ids(data) == list(range(FIRST_TRADE, LAST_TRADE + 1))
+    assert gap_ranges(data) == []
+    assert report["gaps"] == 0
