@@ -173,6 +173,9 @@ class Kafka(_Group):
     request_timeout_s: float = Field(
         40.0, gt=0, description="Seconds; must be above the session timeout."
     )
+    start_timeout_s: float = Field(
+        60.0, gt=0, description="Seconds a worker that starts waits for a log that is not there."
+    )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="Passed to every Kafka client."
     )
@@ -434,7 +437,7 @@ class Api(_Group):
     )
 
     host: types.Host = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on.")
+    port: int = Field(8000, ge=1, le=65535, description="Port to listen on.")
     key: SecretStr = Field(
         SecretStr(LOCAL_API_KEY), description="X-API-Key; the default only in `local`."
     )

@@ -50,12 +50,15 @@ from k2.web.api import build_api
 from k2.web.context import ApiContext
 from k2.web.monitor import K2Monitor
 from k2.web.mount import mount
+from k2.web.port import check_port
 
 log = structlog.get_logger(__name__)
 
 #: Seconds between two looks at what is still under way, and the least there are to hand over.
 _POLL_S = 0.05
 _LEAST_S = 0.5
+#: Exit status of a worker that could not start.
+CANNOT_START = 1
 _SWITCH_S = 0.0005
 _GC_THRESHOLDS = (200_000, 20, 20)
 
@@ -106,6 +109,9 @@ class K2App(faust.App):
             await super().start()
         except K2Error as exc:
             log.error("worker_cannot_start", error=exc.message, **exc.details)  # noqa: TRY400
+            if self.in_worker:
+                # Said in one line; Faust would print the traceback of it, twice.
+                raise SystemExit(CANNOT_START) from exc
             raise
 
     async def on_started(self) -> None:
@@ -171,6 +177,7 @@ class Worker:
     async def open(self) -> None:
         """Open log, registry and lake; raises `K2Error` naming what is not usable."""
         settings, transport = self.settings, self.app.transport
+        check_port(settings.api.host, settings.api.port)
         # Faust makes its own directory in there, but not the ones above it.
         settings.core.data_dir.mkdir(parents=True, exist_ok=True)
         await transport.ensure_topics(topic_specs(settings))

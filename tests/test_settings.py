@@ -80,8 +80,8 @@ def test_session_timeout_stays_below_request_timeout(monkeypatch):
 @pytest.mark.parametrize(
     ("variable", "value", "allowed"),
     [
-        ("K2_API_PORT", "", "a whole number from 0 to 65535"),
-        ("K2_API_PORT", "eight", "a whole number from 0 to 65535"),
+        ("K2_API_PORT", "", "a whole number from 1 to 65535"),
+        ("K2_API_PORT", "eight", "a whole number from 1 to 65535"),
         ("K2_API_PORT", "80.5", "a whole number"),
         ("K2_API_HOST", " ", "a name or address of this machine"),
         ("K2_SINK_INTERVAL_S", "0", "a number above 0"),

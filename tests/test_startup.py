@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from k2.cli.demo.client import free_port
 from tests.e2e.harness import Stack
 
 
@@ -42,6 +45,40 @@ def test_a_wrong_setting_is_one_plain_line_on_a_console(tmp_path: Path) -> None:
     assert ended.returncode == 2
     assert ended.stderr.startswith("k2: K2_API_PORT='x' is not usable; allowed: a whole number")
     assert len(ended.stderr.splitlines()) == 1
+
+
+def told(ended: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    """K2's own lines, every line being JSON: a traceback would not be."""
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    return [line for line in lines if line["logger"].startswith("k2.") and "error" in line]
+
+
+def test_a_kafka_that_is_not_there_is_named_and_given_up(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    ended = start(
+        tmp_path,
+        K2_KAFKA_BOOTSTRAP_SERVERS=address,
+        K2_KAFKA_START_TIMEOUT_S="0.1",
+        K2_API_PORT=str(free_port()),
+        K2_LOG_FORMAT="json",
+    )
+    assert ended.returncode == 1
+    (reason,) = told(ended)
+    assert reason["event"] == "worker_cannot_start"
+    assert f"Kafka does not answer at {address} (connection refused)" in reason["error"]
+    assert '"event": "kafka_unreachable"' in ended.stderr
+
+
+def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        ended = start(tmp_path, K2_API_PORT=port, K2_LOG_FORMAT="json")
+    assert ended.returncode == 1
+    (reason,) = told(ended)
+    assert reason["event"] == "worker_cannot_start"
+    assert f"K2_API_PORT={port}: the API cannot listen there" in reason["error"]
 
 
 @pytest.mark.timeout(120)

@@ -27,6 +27,7 @@ from k2.transport.kafka_admin import KafkaAdmin
 from k2.transport.kafka_reader import KafkaReader
 from k2.transport.mixin import BatchConsumerMixin, Fetched
 from k2.transport.producer import Producer
+from k2.transport.reach import wait_reachable
 from k2.transport.reader import LogReader
 from k2.transport.registry import registry
 from k2.transport.security import aiokafka_options
@@ -247,7 +248,8 @@ class Transport(driver.Transport):
         return ",".join(driver.server_list(self.url, self.default_port))
 
     async def ensure_topics(self, specs: Sequence[TopicSpec]) -> None:
-        """See `LogAdmin`."""
+        """See `LogAdmin`. Waits for a Kafka that is not there yet, and says so meanwhile."""
+        await wait_reachable(self.servers.split(","), self.kafka.start_timeout_s)
         await self._admin.ensure_topics(specs)
 
     async def epochs(self, topics: Collection[str]) -> dict[str, str]:
