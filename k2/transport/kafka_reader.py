@@ -44,21 +44,25 @@ class KafkaReader:
             request_timeout_ms=int(self._kafka.request_timeout_s * 1000),
             **aiokafka_options(self._kafka),
         )
-        await consumer.start()
+        # Also what did not start holds connections and tasks that only `stop` lets go.
         self._consumer = consumer
         try:
+            await consumer.start()
             await self._assign(consumer, positions)
+        except KafkaError as exc:
+            await self.stop()
+            raise LogError(
+                f"Kafka at {self._servers} did not let {sorted(positions)} be read: {exc!r}",
+                servers=self._servers,
+            ) from exc
         except BaseException:
             await self.stop()
             raise
 
     async def _assign(self, consumer: Any, positions: Mapping[TP, int]) -> None:
         keys = {tp: TopicPartition(*tp) for tp in positions}
-        try:
-            earliest = await consumer.beginning_offsets(list(keys.values()))
-            ends = await consumer.end_offsets(list(keys.values()))
-        except KafkaError as exc:
-            raise LogError(f"bounds of {sorted(positions)} are not known: {exc!r}") from exc
+        earliest = await consumer.beginning_offsets(list(keys.values()))
+        ends = await consumer.end_offsets(list(keys.values()))
         consumer.assign(list(keys.values()))
         for tp, position in positions.items():
             check_position(tp, position, earliest[keys[tp]], ends[keys[tp]])
@@ -91,6 +95,8 @@ class KafkaReader:
                 f"retention overtook the reader: the log no longer has {exc.args[0]}; read on "
                 "from a newer lake snapshot, or keep records longer",
             ) from exc
+        except KafkaError as exc:
+            raise LogError(f"Kafka at {self._servers} could not be read: {exc!r}") from exc
         for tp, pieces in taken.items():
             self._pieces[tp].extend(pieces)
 

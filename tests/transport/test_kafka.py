@@ -1,15 +1,18 @@
 """What only a cluster does: rebalances, transactions, compaction, a broker that goes away."""
 
 import asyncio
+import gc
 import random
+import socket
 
 import pytest
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
-from k2.errors import RetentionGapError
+from k2.errors import LogError, RetentionGapError
 from k2.testing.kafka import KafkaServer
 from k2.transport.batch import OutBatch
+from k2.transport.kafka_reader import KafkaReader
 from k2.transport.registry import registry
 from tests.transport.drivers import PATIENCE_S, Collector, KafkaDriver, running
 
@@ -173,6 +176,18 @@ async def test_a_reader_overtaken_by_retention_stops_loudly(driver):
         assert read[-1].last_offset < 99
     finally:
         await reader.stop()
+
+
+async def test_a_reader_that_cannot_start_leaves_nothing_open(driver):
+    """Warnings are errors here: an unclosed consumer would be one."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        reader = KafkaReader(address, driver.settings, client_id="reader")
+        with pytest.raises(LogError, match=address):
+            await reader.start({TP("t", 0): 0})
+    del reader
+    gc.collect()
 
 
 async def test_changelogs_may_hold_entries_as_large_as_topics(driver):
