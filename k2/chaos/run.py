@@ -111,7 +111,7 @@ async def run(
         async with Cluster(options) as cluster:
             began_s = time.monotonic()
             first = await cluster.progress.mark()
-            if await cluster.progress.recovered(first, RECOVERY_S) is None:
+            if await cluster.progress.recovered(first, 3 * RECOVERY_S) is None:
                 raise ChaosError("no row landed although nothing was broken")
             fitting = [one for one in scenarios if one.fits(cluster)]
             tell(f"{len(fitting)} scenarios for {minutes:g} minutes, seed {options.seed}")
