@@ -1,4 +1,4 @@
-"""The short form of the fault harness: embedded log, and Kafka with two workers."""
+"""The fault harness: short on the embedded log; Kafka and every scenario when heavy."""
 
 from __future__ import annotations
 
@@ -65,8 +65,9 @@ async def test_one_worker_with_the_embedded_log(tmp_path: Path) -> None:
     assert_held(report, len(SHORT))
 
 
+@pytest.mark.heavy
 @pytest.mark.kafka
-@pytest.mark.timeout(480)
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("services")
 async def test_two_workers_on_kafka(directory: Path) -> None:
     require(BTC_0808)
