@@ -25,6 +25,8 @@ class Store:
         self.levels: dict[str, str] = {}
         self.calls: list[tuple[str, str]] = []
         self.failing = 0
+        #: Answer writes with a conflict although they took effect: another worker was as fast.
+        self.racing = False
 
     def text(self, schema_id: int) -> str | None:
         return next((text for text, known in self.ids.items() if known == schema_id), None)
@@ -64,29 +66,45 @@ class Handler(BaseHTTPRequestHandler):
             return
         request = json.loads(body) if body else {}
         match (self.command, path):
-            case ("PUT", ["config", subject]):
-                self.store.levels[subject] = request["compatibility"]
-                self._answer(200, request)
+            case (method, ["config", subject]):
+                self._config(method, subject, request)
+            case ("POST", ["subjects", subject]):
+                self._look_up(subject, request["schema"])
             case ("POST", ["subjects", subject, "versions"]):
                 self._register(subject, request["schema"])
             case ("GET", ["schemas", "ids", schema_id]):
-                text = self.store.text(int(schema_id))
-                if text is None:
-                    self._refuse(404, 40_403, f"Schema {schema_id} not found")
-                else:
-                    self._answer(200, {"schema": text})
+                self._schema(int(schema_id))
             case ("GET", ["subjects", subject, "versions", "latest"]):
                 self._latest(subject)
             case ("POST", ["compatibility", "subjects", subject, "versions", "latest"]):
-                if subject in self.store.subjects:
-                    fits = not self.store.conflicts(subject, request["schema"])
-                    self._answer(200, {"is_compatible": fits})
-                else:
-                    self._refuse(404, 40_401, f"Subject '{subject}' not found.")
+                self._fits(subject, request["schema"])
             case _:
                 self._refuse(404, 404, f"HTTP 404 {self.command} {self.path}")
 
     do_GET = do_PUT = do_POST = _handle  # noqa: N815 - the server looks for these names
+
+    def _config(self, method: str, subject: str, request: dict[str, Any]) -> None:
+        if method == "GET":
+            self._answer(200, {"compatibilityLevel": self.store.levels[subject]})
+            return
+        self.store.levels[subject] = request["compatibility"]
+        if self.store.racing:
+            self._refuse(409, 0, "A rule named 'COMPATIBILITY' already exists.")
+        else:
+            self._answer(200, request)
+
+    def _schema(self, schema_id: int) -> None:
+        text = self.store.text(schema_id)
+        if text is None:
+            self._refuse(404, 40_403, f"Schema {schema_id} not found")
+        else:
+            self._answer(200, {"schema": text})
+
+    def _fits(self, subject: str, text: str) -> None:
+        if subject in self.store.subjects:
+            self._answer(200, {"is_compatible": not self.store.conflicts(subject, text)})
+        else:
+            self._refuse(404, 40_401, f"Subject '{subject}' not found.")
 
     def _register(self, subject: str, text: str) -> None:
         try:
@@ -102,7 +120,18 @@ class Handler(BaseHTTPRequestHandler):
         versions = self.store.subjects.setdefault(subject, [])
         if schema_id not in versions:
             versions.append(schema_id)
-        self._answer(200, {"id": schema_id})
+        if self.store.racing:
+            self._refuse(409, 0, f"An artifact with ID '{subject}' already exists.")
+        else:
+            self._answer(200, {"id": schema_id})
+
+    def _look_up(self, subject: str, text: str) -> None:
+        schema_id = self.store.ids.get(text)
+        if schema_id not in self.store.subjects.get(subject, []):
+            self._refuse(404, 40_403, "Schema not found")
+            return
+        found = {"subject": subject, "id": schema_id, "version": 1, "schema": text}
+        self._answer(200, found)
 
     def _latest(self, subject: str) -> None:
         versions = self.store.subjects.get(subject)

@@ -208,6 +208,15 @@ def test_http_sets_backward_before_the_first_schema(double: tuple[str, Store]) -
     assert store.calls[:2] == [("PUT", "config"), ("POST", "subjects")]
 
 
+def test_http_workers_that_start_together_register_together(double: tuple[str, Store]) -> None:
+    url, store = double
+    first = HttpRegistry(url).register("s", ONE)
+    store.racing = True
+    assert HttpRegistry(url).register("s", ONE) == first
+    with pytest.raises(SchemaIncompatibleError, match="b: a new field needs a default"):
+        HttpRegistry(url).register("s", BROKEN)
+
+
 def test_http_refusals_carry_the_registrys_own_reason(double: tuple[str, Store]) -> None:
     url, _ = double
     registry = HttpRegistry(url)
