@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from k2.cli.bench.codec import codec
+from k2.cli.bench.compression import compression
 from k2.cli.bench.flow import pipeline, sink
 from k2.cli.bench.freshness import freshness
 from k2.cli.bench.lake import lake
@@ -22,5 +23,5 @@ def bench() -> None:
     """
 
 
-for _command in (transport, codec, sink, pipeline, freshness, start, lake):
+for _command in (transport, codec, sink, pipeline, freshness, start, lake, compression):
     bench.add_command(_command)
