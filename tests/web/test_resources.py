@@ -79,6 +79,8 @@ async def test_candles_are_exact(api: Api) -> None:
         assert row["trade_count"] == len(trades)
     _, newest = await api.get("/v1/ohlcv/1m", symbol="AAAUSDT", limit=2)
     assert newest["data"] == body["data"][:2]
+    assert newest["pagination"]["has_more"] is True
+    assert body["pagination"]["has_more"] is False
 
 
 async def test_candles_of_nothing_are_404(api: Api) -> None:

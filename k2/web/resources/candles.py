@@ -106,7 +106,8 @@ async def _candles(
             end_us = await _last_trade_us(request, given.symbol, at) or end_us
     start_us = given.start_time
     if start_us is None:
-        start_us = max(0, end_us - end_us % interval_us - (given.limit - 1) * interval_us)
+        # One window more than asked for tells whether there is more.
+        start_us = max(0, end_us - end_us % interval_us - given.limit * interval_us)
     if start_us >= end_us:
         start_us = max(0, end_us - 1)
     asked = Intervals(
