@@ -8,6 +8,7 @@ import socket
 import pytest
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
+from structlog.testing import capture_logs
 
 from k2.errors import LogError, RetentionGapError
 from k2.testing.kafka import KafkaServer
@@ -208,6 +209,26 @@ async def test_changelogs_may_hold_entries_as_large_as_topics(driver):
         assert await collector.app.producer.send_batch(batch) >= 0
         sent = await collector.app.producer.send(changelog, b"k", large, 0, None, None)
         assert (await sent).offset >= 1
+
+
+async def test_a_consumer_that_does_not_close_ends_its_thread(driver):
+    """With the broker away aiokafka cancels itself; the worker waited a minute for the thread."""
+    topic = await driver.topic()
+    collector = Collector(driver, topic)
+
+    with capture_logs() as said:
+        async with running(collector.app):
+            await collector.until(collector.app.consumer.assignment)
+            thread = collector.app.consumer._thread
+            close = thread._consumer.stop
+
+            async def cancelled():
+                await close()
+                raise asyncio.CancelledError
+
+            thread._consumer.stop = cancelled
+        assert thread._shutdown.is_set()
+    assert "consumer_not_closed" in {line["event"] for line in said}
 
 
 @pytest.mark.heavy
