@@ -41,17 +41,17 @@ def lake_settings(
         monkeypatch.setenv(name, value)
     settings = load_settings()
     yield settings
-    empty(settings)
-    if request.param.endswith("+s3"):
-        server: S3 = request.getfixturevalue("s3_server")
-        for place in (server.directory / "data" / BUCKET).iterdir():
-            shutil.rmtree(place)
+    on_s3 = request.param.endswith("+s3")
+    empty(settings, request.getfixturevalue("s3_server") if on_s3 else None)
 
 
-def empty(settings: Settings) -> None:
-    """Forget every table of the lake."""
+def empty(settings: Settings, s3: S3 | None) -> None:
+    """Forget every table of the lake, and what is in its bucket."""
     catalog = open_catalog(settings)
     for table in TABLES.values():
         if catalog.table_exists(table.identifier):
             catalog.drop_table(table.identifier)
     catalog.close()
+    if s3 is not None:
+        for place in (s3.directory / "data" / BUCKET).iterdir():
+            shutil.rmtree(place)
