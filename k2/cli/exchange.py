@@ -143,6 +143,14 @@ def serve(
     type=click.Path(path_type=Path, dir_okay=False),
     help="File in which the market is kept: the next run with it goes on, ids and prices.",
 )
+@click.option(
+    "--exchange",
+    "name",
+    type=click.Choice(["binance", "coinbase"]),
+    default="binance",
+    show_default=True,
+    help="Whose protocol to speak.",
+)
 @_listen
 def simulate(
     symbols: str,
@@ -152,6 +160,7 @@ def simulate(
     frames: int | None,
     speed: float | None,
     state: Path | None,
+    name: str,
     host: str,
     port: int,
     sends: int,
@@ -159,6 +168,7 @@ def simulate(
     """Make up a market, by the clock, for as many clients as there are."""
     from k2.exchange.memory import MarketMemory  # noqa: PLC0415 - only here
     from k2.exchange.simulator import Simulator, SimulatorConfig  # noqa: PLC0415 - only here
+    from k2.exchange.translate import AsCoinbase  # noqa: PLC0415 - only here
 
     if state is not None and speed is None:
         raise click.UsageError("--state needs a --speed that is a number: ids are set aside by it")
@@ -170,8 +180,18 @@ def simulate(
     resume = {name: known[name] for name in names if name in known}
     simulator = Simulator(SimulatorConfig(names, rate, seed, first_id, frames, resume))
 
+    feed: Feed = AsCoinbase(simulator) if name == "coinbase" else simulator
+
     def build() -> ExchangeServer:
-        return ExchangeServer(simulator, host, port, speed=speed, mode="by-clock", sends=sends)
+        return ExchangeServer(
+            feed,
+            host,
+            port,
+            speed=speed,
+            mode="by-clock",
+            sends=sends,
+            dialect=DIALECTS[name],
+        )
 
     what = f"simulated market of {len(names)} symbols"
     asyncio.run(_run(build, what, lambda server: _remembering(memory, simulator, server)))

@@ -6,6 +6,7 @@ import click
 
 from k2.cli.bench.codec import codec
 from k2.cli.bench.compression import compression
+from k2.cli.bench.feeds import feeds
 from k2.cli.bench.flow import pipeline, sink
 from k2.cli.bench.freshness import freshness
 from k2.cli.bench.lake import lake
@@ -23,5 +24,5 @@ def bench() -> None:
     """
 
 
-for _command in (transport, codec, sink, pipeline, freshness, start, lake, compression):
+for _command in (transport, codec, sink, pipeline, freshness, start, lake, compression, feeds):
     bench.add_command(_command)

@@ -1,0 +1,157 @@
+"""Two exchanges on one worker: whether anything is lost, and whether memory stays flat."""
+
+from __future__ import annotations
+
+import asyncio
+import json as jsonlib
+import os
+import platform
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import click
+
+from k2.cli.demo.client import ExchangeClient, WorkerClient, free_port
+from k2.cli.demo.processes import Child
+from k2.cli.up import worker_command
+from k2.errors import K2Error
+from k2.settings import load_settings
+
+_START_S: Final = 120.0
+_DRAIN_S: Final = 300.0
+_SYMBOLS: Final = "BTCUSDT,ETHUSDT,SOLUSDT,XRPUSDT"
+_PRODUCTS: Final = "BTC-USDT,ETH-USDT,SOL-USDT,XRP-USDT"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """`rss_mb`: the worker's resident memory at each tenth of the run, and once all is stored.
+
+    `lost`: trades the exchanges sent that are not in the lake; `behind_s`: from the last frame sent
+    until everything was stored.
+    """
+
+    frames_per_s: int
+    seconds: float
+    trades_sent: int
+    trades_stored: int
+    lost: int
+    gaps_opened: int
+    behind_s: float
+    rss_mb: list[float]
+    machine: str
+
+
+async def measure(rate: float, seconds: float) -> Result:
+    """Half the frames from each of two simulated exchanges, then until all is stored."""
+    with tempfile.TemporaryDirectory(prefix="k2-bench-") as name:
+        directory, ports = Path(name), (free_port(), free_port())
+        exchanges = [
+            Child(f"{exchange} simulator", _simulate(exchange, port, rate / 2, seconds),
+                  directory / f"{exchange}.log")
+            for exchange, port in zip(("binance", "coinbase"), ports, strict=True)
+        ]  # fmt: skip
+        worker = Child("worker", worker_command(), directory / "worker.log")
+        api_port = free_port()
+        try:
+            async with aiohttp.ClientSession() as http:
+                clients = [ExchangeClient(http, f"http://127.0.0.1:{port}") for port in ports]
+                for exchange, client in zip(exchanges, clients, strict=True):
+                    await exchange.start()
+                    await client.wait_up(exchange, _START_S)
+                await worker.start(_environment(directory, api_port, ports))
+                key = load_settings().api.key.get_secret_value()
+                api = WorkerClient(http, f"http://127.0.0.1:{api_port}", key)
+                await api.wait_ready(worker, _START_S)
+                return await _watch(worker, api, clients, rate, seconds)
+        finally:
+            for child in (worker, *exchanges):
+                await child.stop(30)
+
+
+def _simulate(exchange: str, port: int, rate: float, seconds: float) -> list[str]:
+    command = [sys.executable, "-P", "-m", "k2.cli", "exchange", "simulate"]
+    command += ["--exchange", exchange, "--port", str(port), "--symbols", _SYMBOLS]
+    return [*command, "--rate", str(rate), "--frames", str(int(rate * seconds))]
+
+
+def _environment(directory: Path, port: int, ports: tuple[int, int]) -> dict[str, str]:
+    return {
+        "K2_DATA_DIR": str(directory / "data"),
+        "K2_API_PORT": str(port),
+        "K2_EXCHANGES": "binance,coinbase",
+        "K2_BINANCE_URL": f"ws://127.0.0.1:{ports[0]}",
+        "K2_BINANCE_FAILOVER_URLS": "",
+        "K2_BINANCE_SYMBOLS": _SYMBOLS,
+        "K2_COINBASE_URL": f"ws://127.0.0.1:{ports[1]}",
+        "K2_COINBASE_SYMBOLS": _PRODUCTS,
+        "K2_DEGRADATION_EXEMPT": "true",
+    }
+
+
+async def _watch(
+    worker: Child,
+    api: WorkerClient,
+    clients: list[ExchangeClient],
+    rate: float,
+    seconds: float,
+) -> Result:
+    loop = asyncio.get_running_loop()
+    began_s, rss, ended_s = loop.time(), list[float](), 0.0
+    while loop.time() < began_s + seconds * 3 + _DRAIN_S:
+        worker.check()
+        sent = [await client.status() for client in clients]
+        status = await api.status()
+        if loop.time() - began_s >= (len(rss) + 1) * seconds / 10 and len(rss) < 10:
+            rss.append(status["memory"]["rss_mb"])
+        if all(one["finished"] for one in sent):
+            ended_s = ended_s or loop.time()
+            if _stored(status, sent):
+                rss.append(status["memory"]["rss_mb"])
+                trades = sum(one["trades_sent"] for one in sent)
+                return Result(
+                    round(sum(one["frames_sent"] for one in sent) / (ended_s - began_s)),
+                    round(ended_s - began_s, 1),
+                    trades,
+                    status["lake"]["trades"],
+                    trades - status["lake"]["trades"],
+                    status["validate"]["gaps_opened"],
+                    round(loop.time() - ended_s, 1),
+                    rss,
+                    f"{os.cpu_count()} CPUs, {platform.machine()}, "
+                    f"Python {platform.python_version()}",
+                )
+        await asyncio.sleep(0.25)
+    raise K2Error(f"not stored after {loop.time() - began_s:.0f} s at {rate:.0f} frames a second")
+
+
+def _stored(status: dict[str, Any], sent: list[dict[str, Any]]) -> bool:
+    records = sum(one["trades_sent"] + one["quotes_sent"] for one in sent)
+    source = status["source"]
+    # A session that ended and came back leaves frames out: what came is all there will be.
+    whole = source["trades"] + source["quotes"] >= records or any(
+        session["reconnects"] for session in source["sessions"]
+    )
+    judged = status["validate"]["records"] >= source["trades"] + source["quotes"]
+    return bool(whole and judged and source["queued"] == 0 and status["drained"])
+
+
+@click.command(short_help="Two exchanges on one worker: loss and memory.")
+@click.option("--rate", default=20_000.0, show_default=True, help="Frames a second, both together.")
+@click.option("--seconds", default=60.0, show_default=True, help="How long to send.")
+@click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")
+def feeds(rate: float, seconds: float, as_json: bool) -> None:
+    """Simulated Binance and Coinbase on one worker with the embedded log.
+
+    Tells what was lost, how far behind it ended, and the worker's memory along the way. The
+    simulators run on the same machine and take their share of it.
+    """
+    result = asdict(asyncio.run(measure(rate, seconds)))
+    for name, value in result.items():
+        print(f"{name:<14} {value}")
+    if as_json:
+        print(jsonlib.dumps(result))
