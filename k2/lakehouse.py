@@ -105,7 +105,13 @@ def keepers(catalog: Catalog, settings: Settings) -> dict[str, Keeper]:
         name: Keeper(
             catalog,
             table,
-            KeeperOptions(policy, retention_of(settings), maintain.days_of(name), retry_s),
+            KeeperOptions(
+                policy,
+                retention_of(settings),
+                maintain.days_of(name),
+                retry_s,
+                readers_s=settings.query.tail_minutes * 60,
+            ),
         )
         for name, table in TABLES.items()
     }

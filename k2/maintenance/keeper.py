@@ -20,7 +20,7 @@ from k2.lake.reader import LakeReader
 from k2.lake.tables import TableDef
 from k2.maintenance import alter, refs
 from k2.maintenance.compact import CompactionReport, Compactor
-from k2.maintenance.orphans import Cleaner
+from k2.maintenance.orphans import MIN_AGE_S, Cleaner
 from k2.maintenance.plan import CompactionPolicy
 from k2.maintenance.replace import ReplaceFiles, RewriteManifests, Rollback
 from k2.maintenance.status import TableStatus, status
@@ -30,12 +30,21 @@ _US_PER_DAY: Final = 86_400_000_000
 
 @dataclass(frozen=True, slots=True)
 class KeeperOptions:
-    """How a table is kept. `rows_days` 0: rows stay for ever. `retry_s`: of a commit."""
+    """How a table is kept. `rows_days` 0: rows stay for ever. `retry_s`: of a commit.
+
+    `readers_s`: how long queries go on reading a snapshot that may have expired meanwhile.
+    """
 
     policy: CompactionPolicy = field(default_factory=CompactionPolicy)
     retention: Retention = field(default_factory=Retention)
     rows_days: int = 0
     retry_s: float = 60.0
+    readers_s: float = 900.0
+
+    @property
+    def grace_s(self) -> float:
+        """Age from which what was replaced may be deleted."""
+        return max(MIN_AGE_S, 4 * self.retry_s, 2 * self.readers_s)
 
 
 class Keeper:

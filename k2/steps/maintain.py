@@ -18,7 +18,6 @@ from k2.clock import Clock
 from k2.errors import LakeError
 from k2.lake.commit import UNKNOWN
 from k2.maintenance.keeper import Keeper
-from k2.maintenance.orphans import MIN_AGE_S
 from k2.settings import Maintain
 
 log = structlog.get_logger(__name__)
@@ -93,8 +92,7 @@ class MaintainStep:
         if self._due(name, "rows"):
             metrics.MAINTAINED_FILES.labels(name, "retired").inc(keeper.drop_old_rows())
         if self._due(name, "sweep"):
-            grace_s = max(MIN_AGE_S, 4 * keeper.options.retry_s)
-            swept = keeper.cleaner.sweep(grace_s=grace_s)
+            swept = keeper.cleaner.sweep(grace_s=keeper.options.grace_s)
             metrics.MAINTAINED_FILES.labels(name, "swept").inc(swept.files)
         if self._due(name, "orphans"):
             found = keeper.cleaner.orphans(older_than_s=self._settings.orphan_age_h * _HOUR_S)

@@ -186,6 +186,12 @@ def test_the_sweep_takes_what_compactions_replaced(catalog):
     assert stored(catalog) == list(range(end))
 
 
+def test_what_was_replaced_outlives_every_reader_and_commit():
+    assert KeeperOptions().grace_s == HOUR_S
+    assert KeeperOptions(retry_s=2_000).grace_s == 8_000
+    assert KeeperOptions(readers_s=3 * HOUR_S).grace_s == 6 * HOUR_S
+
+
 def test_rows_of_old_days_go_by_retention(catalog):
     end = fill(catalog, 4)
     clock = Clock()
