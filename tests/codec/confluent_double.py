@@ -25,6 +25,7 @@ class Store:
         self.levels: dict[str, str] = {}
         self.calls: list[tuple[str, str]] = []
         self.failing = 0
+        self.logins: list[str | None] = []
         #: Answer writes with a conflict although they took effect: another worker was as fast.
         self.racing = False
 
@@ -61,6 +62,7 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = self.path.split("?")[0].strip("/").split("/")
         self.store.calls.append((self.command, path[0]))
+        self.store.logins.append(self.headers.get("Authorization"))
         if self.store.failing:
             self._refuse(self.store.failing, 50_001, "backend datastore error")
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import uuid
@@ -215,6 +216,16 @@ def test_http_workers_that_start_together_register_together(double: tuple[str, S
     assert HttpRegistry(url).register("s", ONE) == first
     with pytest.raises(SchemaIncompatibleError, match="b: a new field needs a default"):
         HttpRegistry(url).register("s", BROKEN)
+
+
+def test_http_logs_in_and_tells_no_password(double: tuple[str, Store]) -> None:
+    url, store = double
+    HttpRegistry(url, login=("me", "hush:hush")).register("s", ONE)
+    assert {base64.b64decode(str(one).split()[1]) for one in store.logins} == {b"me:hush:hush"}
+    store.failing = 500
+    with pytest.raises(RegistryUnavailableError) as caught:
+        HttpRegistry(url.replace("//", "//me:hush@"), retries=0).schema(1)
+    assert "hush" not in caught.value.message
 
 
 def test_http_refusals_carry_the_registrys_own_reason(double: tuple[str, Store]) -> None:
