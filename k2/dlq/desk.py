@@ -45,6 +45,7 @@ class Desk:
     def __init__(self, settings: Settings, log: Log, codecs: Codecs) -> None:
         self._partitions = settings.kafka.partitions
         self._topics = settings.topics
+        self._topics = settings.topics
         self._log = log
         self._codecs = codecs
 
