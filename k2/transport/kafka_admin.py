@@ -35,9 +35,6 @@ _T = TypeVar("_T")
 _UNSETTLED = (
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
-    # A broker came back and another one leads, or leads again, which not all have heard.
-    KafkaError.FENCED_LEADER_EPOCH,
-    KafkaError.UNKNOWN_LEADER_EPOCH,
     KafkaError.FENCED_LEADER_EPOCH,
     KafkaError.UNKNOWN_LEADER_EPOCH,
 )
@@ -45,6 +42,9 @@ _UNSETTLED = (
 _REFUSALS = 3
 #: Seconds between two looks for them.
 _LISTEN_S = 0.2
+#: … and that librdkafka's admin client holds on to who led before a broker restarted: it asks with
+#: the old epoch for minutes, so a new client has to ask.
+_STALE = (KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH)
 #: Seconds between two tries.
 _SETTLE_S = 0.05
 #: Seconds between two looks at librdkafka's own words.
@@ -98,6 +98,9 @@ class KafkaAdmin:
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_exception(self._unanswered("the client was closed"))
+        await self._forget_client()
+
+    async def _forget_client(self) -> None:
         async with self._opening:  # a client that is just being made is ours to close as well
             client, self._client = [self._client], None
         # librdkafka closes with its last reference, which may take it a while.
@@ -111,6 +114,8 @@ class KafkaAdmin:
             except KafkaException as exc:
                 if exc.args[0].code() not in _UNSETTLED or time.monotonic() > deadline:
                     raise self._refused(exc) from exc
+                if exc.args[0].code() in _STALE:
+                    await self._forget_client()
             except _UnsettledError as exc:
                 if time.monotonic() > deadline:
                     raise self._unanswered(str(exc)) from exc
