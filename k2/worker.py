@@ -128,6 +128,7 @@ class K2App(faust.App):
         try:
             await self.worker.drain()
         finally:
+            self.worker.going()
             try:
                 await super().stop()
             finally:
@@ -440,9 +441,16 @@ class Worker:
         while self.source.queued or self.source.in_flight or self.validate.in_flight:
             await self.clock.sleep(_POLL_S)
 
+    def going(self) -> None:
+        """Drained, or as far as it got: from here on a part that fails is told, but no crash.
+
+        A log that is away fails whoever still writes to it while Faust takes the app apart.
+        """
+        self._closing = True
+
     async def close(self) -> None:
         """After the app has stopped; no part keeps the others from closing."""
-        self._closing = True
+        self.going()
         self.ready = False
         if self._opened:
             self.maintain.stop()

@@ -64,6 +64,7 @@ class Made:
             give_up=lambda: self.calls.append("lake.give_up"),
             close=lambda: self.calls.append("lake.close"),
         )
+        self.worker.maintain = SimpleNamespace(stop=lambda: None)  # type: ignore[assignment]
         for name, part in {**parts, "status": self.status, "lake": self.lake}.items():
             setattr(self.worker, name, part)
         self.source.__dict__.update(queued=0, in_flight=0)
@@ -214,8 +215,9 @@ async def test_a_drain_that_raises_leaves_neither_app_nor_parts_open(
     calls: list[str] = []
     part = Part("worker", calls)
     part.fails["drain"] = RuntimeError("a defect")
+    part.__dict__.update(going=lambda: calls.append("worker.going"))
     app.worker = part  # type: ignore[assignment]
     with pytest.raises(RuntimeError, match="a defect"):
         await app.stop()
-    assert calls == ["worker.drain", "worker.close"]
+    assert calls == ["worker.drain", "worker.going", "worker.close"]
     assert app.should_stop
