@@ -35,6 +35,10 @@ test: setup ## Run the tests and print the coverage
 test-all: setup ## Also the slow and heavy tests
 	@tools/test.sh
 
+.PHONY: chaos
+chaos: setup ## Break a running K2 for 20 minutes, every way there is, and count every record
+	$(BIN)/k2 chaos --minutes 20 --seed 1
+
 .PHONY: check
 check: setup ## Lint, format check and types
 	$(BIN)/ruff check .

@@ -123,6 +123,11 @@ class QueryEngine:
             snapshots, view or TailView(snapshots[0].columns), max_hot_rows=_MAX_HOT_ROWS
         )
 
+    def tail(self, table: str) -> TailView:
+        """The hot rows as they are now; empty where this worker holds none."""
+        source = self._sources[table]
+        return source.tail() if source.tail else TailView(source.lake.snapshots()[0].columns)
+
     def committed(self, table: str) -> Vector:
         """The vector up to which the tail may let go."""
         return self._sources[table].lake.vector()

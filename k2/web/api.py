@@ -9,6 +9,7 @@ from k2.web.access import access
 from k2.web.context import CONTEXT, ApiContext
 from k2.web.endpoints import ENDPOINTS
 from k2.web.resources.operations import faust_pages
+from k2.web.resources.stream import READERS, Readers, close_streams
 
 
 def build_api(context: ApiContext) -> web.Application:
@@ -18,6 +19,8 @@ def build_api(context: ApiContext) -> web.Application:
         client_max_size=context.max_body_bytes,
     )
     app[CONTEXT] = context
+    app[READERS] = Readers()
+    app.on_shutdown.append(close_streams)
     app.on_response_prepare.append(middleware.finish_headers)
     for endpoint in ENDPOINTS:
         # HEAD would run the whole query for nothing.

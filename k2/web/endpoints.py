@@ -18,6 +18,7 @@ from k2.web.resources import (
     records,
     replay,
     sql,
+    stream,
 )
 
 _OBJECT: Final[Mapping[str, Any]] = {"type": "object"}
@@ -75,6 +76,9 @@ ENDPOINTS: Final = (
              models.LatestRequest, _OBJECTS, formats=True, statuses=_NO_SNAPSHOT),
     Endpoint("GET", "/v1/asof", "Trades with the quote in force", "Market", market.asof,
              models.AsofRequest, _OBJECTS, formats=True, statuses=_NO_SNAPSHOT),
+    Endpoint("GET", "/v1/stream", "New rows as they come: Server-Sent Events or a WebSocket",
+             "Market", stream.stream, models.StreamRequest, {"type": "string"},
+             media_type="text/event-stream"),
     Endpoint("GET", "/v1/symbols", "Symbols with trades", "Market", market.symbols,
              models.SymbolsRequest, {"type": "array", "items": {"type": "string"}}, formats=True,
              statuses=_NO_SNAPSHOT),

@@ -259,6 +259,16 @@ class SqlRequest(TravelsInTime):
     )
 
 
+class StreamRequest(Request):
+    """GET /v1/stream."""
+
+    data_type: Table = "trades"
+    symbols: Names | None = Field(None, description="All when not given")
+    snapshot: whole(0, 1_000) = Field(  # type: ignore[valid-type]
+        100, description="Newest hot rows sent first"
+    )
+
+
 class HoldRequest(Request):
     """POST /v1/degradation."""
 

@@ -1,4 +1,4 @@
-"""The fault harness: short on the embedded log; Kafka and every scenario when heavy."""
+"""The fault harness in its short form; the long one, with every scenario, is `make chaos`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from k2.dev.s3 import S3
 from k2.testing.kafka import missing_tools
 from tests.data import BTC_0808, require
 
-#: The worst of each kind; all of them are in the heavy form.
+#: The worst of each kind.
 SHORT = ("kill-after-decode", "kill-before-commit", "kill-after-commit", "disk-full",
          "exchange-reorders")  # fmt: skip
 SHORT_KAFKA = ("zombie-rebalance-resend", "kill-worker", "catalog-reply-lost")
@@ -74,26 +74,6 @@ async def test_two_workers_on_kafka(directory: Path) -> None:
     options = Options(directory, brokers=1, captures=(BTC_0808,), seed=7)
     report = await run(options, minutes=3, scenarios=only(*SHORT_KAFKA), rounds=1)
     assert_held(report, len(SHORT_KAFKA))
-
-
-@pytest.mark.heavy
-@pytest.mark.timeout(1200)
-async def test_everything_on_the_embedded_log(tmp_path: Path) -> None:
-    require(BTC_0808)
-    options = Options(tmp_path, embedded=True, captures=(BTC_0808,), seed=11)
-    report = await run(options, minutes=15, rounds=1)
-    assert_held(report, sum("embedded" in scenario.on for scenario in SCENARIOS))
-
-
-@pytest.mark.heavy
-@pytest.mark.kafka
-@pytest.mark.timeout(1800)
-@pytest.mark.usefixtures("services")
-async def test_everything_on_three_brokers(directory: Path) -> None:
-    require(BTC_0808)
-    options = Options(directory, captures=(BTC_0808,), seed=11)
-    report = await run(options, minutes=20, rounds=1)
-    assert_held(report, sum("kafka" in scenario.on for scenario in SCENARIOS))
 
 
 def test_scenarios_are_listed_and_named_once() -> None:

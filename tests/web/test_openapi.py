@@ -88,7 +88,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     loop.close()
 
 
-SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
+#: A stream has no end; its own suite reads it.
+SCHEMA = schemathesis.openapi.from_dict(DOCUMENT).exclude(path="/v1/stream")
 
 
 @SCHEMA.parametrize()

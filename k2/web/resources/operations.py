@@ -20,6 +20,7 @@ _LINKS = {
     "quotes": "/v1/quotes",
     "latest": "/v1/latest",
     "symbols": "/v1/symbols",
+    "stream": "/v1/stream",
     "sql": "/v1/sql",
     "status": "/v1/status",
     "health": "/health",

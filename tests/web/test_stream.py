@@ -1,0 +1,87 @@
+"""The push interface: what is there, then what comes, as events and over a WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.query.rows import T0_US, place, rows
+from tests.web.api import KEY, Api
+
+
+async def events(response: aiohttp.ClientResponse, count: int) -> list[tuple[str, Any]]:
+    """The next `count` Server-Sent Events: (name, data)."""
+    found: list[tuple[str, Any]] = []
+    name = ""
+    async with asyncio.timeout(10):
+        while len(found) < count:
+            line = (await response.content.readline()).decode().rstrip("\n")
+            if line.startswith("event: "):
+                name = line[7:]
+            elif line.startswith("data: "):
+                found.append((name, json.loads(line[6:])))
+    return found
+
+
+def produce(api: Api, *sequences: int, symbols: str = "BTCUSDT") -> None:
+    stamps = [T0_US + sequence * 1_000_000 for sequence in sequences]
+    api.platform.produce(rows(sequences, stamps, symbols=symbols), place())
+
+
+def numbers(body: dict[str, Any]) -> list[int]:
+    return [row["platform_sequence"] for row in body["data"]]
+
+
+async def test_events_begin_with_the_newest_rows_and_go_on_with_new_ones(api: Api) -> None:
+    async with api.client.get("/v1/stream?snapshot=2", headers=KEY) as response:
+        assert response.content_type == "text/event-stream"
+        ((kind, body),) = await events(response, 1)
+        assert (kind, numbers(body)) == ("snapshot", [13, 14])
+        produce(api, 15, 16)
+        ((kind, body),) = await events(response, 1)
+        assert (kind, numbers(body)) == ("rows", [15, 16])
+        assert body["data"][0]["price"] == "3.75", "decimals as text"
+
+
+async def test_a_socket_gets_the_same_and_only_its_symbols(api: Api) -> None:
+    url = "/v1/stream?symbols=BTCUSDT&snapshot=0"
+    async with api.client.ws_connect(url, headers=KEY) as socket:
+        assert (await socket.receive_json(timeout=10))["type"] == "snapshot"
+        produce(api, 15, symbols="ETHUSDT")
+        produce(api, 16)
+        message = await socket.receive_json(timeout=10)
+        assert (message["type"], numbers(message)) == ("rows", [16])
+    produce(api, 17)  # nobody listens any more, and nothing is left behind
+    async with api.client.ws_connect(url, headers=KEY) as socket:
+        assert numbers(await socket.receive_json(timeout=10)) == []
+
+
+async def test_quotes_have_their_own(api: Api) -> None:
+    async with api.client.get("/v1/stream?data_type=quotes", headers=KEY) as response:
+        ((kind, _),) = await events(response, 1)
+        assert kind == "snapshot"
+
+
+@pytest.mark.parametrize(
+    ("query", "named"), [("data_type=x", "data_type"), ("snapshot=-1", "snapshot"), ("a=1", "a")]
+)
+async def test_what_is_wrong_is_named(api: Api, query: str, named: str) -> None:
+    async with api.client.get(f"/v1/stream?{query}", headers=KEY) as response:
+        assert response.status == 422
+        assert (await response.json())["detail"]["parameter"] == named
+
+
+async def test_it_needs_a_key(api: Api) -> None:
+    async with api.client.get("/v1/stream") as response:
+        assert response.status == 401
+
+
+async def test_listeners_do_not_hold_up_a_server_that_stops(api: Api) -> None:
+    async with api.client.get("/v1/stream", headers=KEY) as response:
+        await events(response, 1)
+        async with asyncio.timeout(5):
+            await api.client.server.close()
