@@ -1,1 +1,28 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
 pytest_plugins = ["tests.services.kafka", "tests.services.stack"]
+
+_configure = structlog.configure
+
+
+def _uncached(*args: Any, **options: Any) -> None:
+    # A logger that is cached keeps the configuration of its first use for ever, and
+    # `capture_logs` of later tests would not see it.
+    _configure(*args, **{**options, "cache_logger_on_first_use": False})
+
+
+structlog.configure = _uncached
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """Commands that run inside a test configure logging; the next test must not notice."""
+    before = structlog.get_config()
+    yield
+    _configure(**before)
