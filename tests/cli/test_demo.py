@@ -591,5 +591,5 @@ async def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
         )
         out, _ = await up.communicate()
         assert up.returncode == 1
-        assert f"cannot listen on 127.0.0.1:{stack.port}" in out.decode()
+        assert f"K2_API_PORT={stack.port}: the API cannot listen there" in out.decode()
         assert "worker_cannot_start" in out.decode()
