@@ -43,6 +43,7 @@ class Client:
 def admin_with(answers: list[int | KafkaError], **options: float) -> tuple[KafkaAdmin, Client]:
     admin = KafkaAdmin("kafka:9092", Kafka(_env_file=None, **options))
     client = admin._client = Client(answers)
+    admin._open = lambda: client  # one that holds on to an old leader is made anew
     return admin, client
 
 
