@@ -130,7 +130,6 @@ async def test_hooks_flush_before_the_streams_are_waited_for(driver):
         assert after.values == [b"next"]
 
 
-@pytest.mark.parametrize("driver", ["kafka"], indirect=True)  # one worker has no rebalance
 async def test_a_stream_that_never_acknowledges_holds_up_no_stop(driver):
     """Its events are delivered again; waiting for ever would hold up the whole group."""
     topic = await driver.topic()
@@ -146,6 +145,7 @@ async def test_a_stream_that_never_acknowledges_holds_up_no_stop(driver):
         await two.until(lambda: two.values == numbered(0, 100))
 
 
+@pytest.mark.parametrize("driver", ["kafka"], indirect=True)  # one worker has no rebalance
 async def test_a_hook_that_raises_crashes_the_worker(driver):
     topic = await driver.topic(partitions=2)
 
