@@ -16,6 +16,9 @@ from k2.dev.process import ServiceProcess, free_ports, wait_healthy
 class _Node(Kafka):
     """One of several brokers; all are controllers too."""
 
+    # One that was killed mends its log first, while everything else shares the machine.
+    start_timeout_s = 240.0
+
     def __init__(
         self, directory: Path, ports: dict[str, int], number: int, voters: str, cluster: str
     ) -> None:

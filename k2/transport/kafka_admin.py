@@ -11,20 +11,20 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
     NewTopic,
-    OffsetSpec,
 )
 from faust.types import TP
 
 from k2.errors import ConfigError, LogError
 from k2.settings import Kafka
 from k2.transport.admin import TopicSpec
+from k2.transport.kafka_offsets import KafkaOffsets
 from k2.transport.security import advice, librdkafka_options
 from k2.transport.topic_state import COMPARED, TopicState, topic_config
 
@@ -32,19 +32,11 @@ log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 
 #: Answers that only mean a topic is new, or its leader is, and not every broker knows it.
-_UNSETTLED = (
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-    KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.FENCED_LEADER_EPOCH,
-    KafkaError.UNKNOWN_LEADER_EPOCH,
-)
+_UNSETTLED = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
 #: Refused logins in a row that are not a broker just starting.
 _REFUSALS = 3
 #: Seconds between two looks for them.
 _LISTEN_S = 0.2
-#: … and that librdkafka's admin client holds on to who led before a broker restarted: it asks with
-#: the old epoch for minutes, so a new client has to ask.
-_STALE = (KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH)
 #: Seconds between two tries.
 _SETTLE_S = 0.05
 #: Seconds between two looks at librdkafka's own words.
@@ -71,7 +63,8 @@ class KafkaAdmin:
         self._opening = asyncio.Lock()
         self._waiting: set[asyncio.Future[None]] = set()
         self._refusals: list[str] = []
-        self._seen: set[str] = set()
+        self._seen: dict[str, int] = {}
+        self._offsets = KafkaOffsets(bootstrap_servers, kafka)
 
     async def ensure_topics(self, specs: Sequence[TopicSpec]) -> None:
         await self._call(self._ensure_topics, specs)
@@ -80,7 +73,11 @@ class KafkaAdmin:
         return await self._call(self._epochs, topics)
 
     async def bounds(self, tps: Collection[TP]) -> dict[TP, tuple[int, int]]:
-        return await self._call(self._bounds, tps)
+        if not tps:
+            return {}
+        if any(tp.partition >= self._seen.get(tp.topic, 0) for tp in tps):
+            await self._call(self._find, tps)
+        return await self._offsets.bounds(tps)
 
     async def partitions(self, topics: Collection[str]) -> dict[str, int | None]:
         """Partitions of each topic; None where there is none."""
@@ -98,9 +95,7 @@ class KafkaAdmin:
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_exception(self._unanswered("the client was closed"))
-        await self._forget_client()
-
-    async def _forget_client(self) -> None:
+        await self._offsets.close()
         async with self._opening:  # a client that is just being made is ours to close as well
             client, self._client = [self._client], None
         # librdkafka closes with its last reference, which may take it a while.
@@ -114,8 +109,6 @@ class KafkaAdmin:
             except KafkaException as exc:
                 if exc.args[0].code() not in _UNSETTLED or time.monotonic() > deadline:
                     raise self._refused(exc) from exc
-                if exc.args[0].code() in _STALE:
-                    await self._forget_client()
             except _UnsettledError as exc:
                 if time.monotonic() > deadline:
                     raise self._unanswered(str(exc)) from exc
@@ -209,7 +202,7 @@ class KafkaAdmin:
         if missing:
             await self._create(missing)
             found.update(await self._await_topics([spec.name for spec in missing]))
-        self._seen.update(name for name, count in found.items() if count is not None)
+        self._seen |= {name: count for name, count in found.items() if count is not None}
         for spec in specs:
             if found[spec.name] != spec.partitions:
                 raise ConfigError(
@@ -317,46 +310,27 @@ class KafkaAdmin:
         epochs: dict[str, str] = {}
         for name, found in (await self._describe(topics)).items():
             if found is None:
-                raise self._not_there(name, name)
+                raise self._not_there(name)
             topic_id = found.topic_id
             high = topic_id.get_most_significant_bits() & (2**64 - 1)
             low = topic_id.get_least_significant_bits() & (2**64 - 1)
             epochs[name] = str(uuid.UUID(int=high << 64 | low))
         return epochs
 
-    def _not_there(self, topic: str, name: str) -> Exception:
+    def _not_there(self, topic: str) -> Exception:
         """A topic just seen is not missing: another broker has not heard of it yet."""
         if topic in self._seen:
             return _UnsettledError(f"topic {topic!r} is not known to every broker yet")
-        return _missing(name)
+        return _missing(topic)
 
-    async def _bounds(self, tps: Collection[TP]) -> dict[TP, tuple[int, int]]:
-        earliest = await self._offsets(tps, OffsetSpec.earliest())
-        ends = await self._offsets(tps, OffsetSpec.latest())
-        return {tp: (earliest[tp], ends[tp]) for tp in tps}
-
-    async def _offsets(self, tps: Collection[TP], spec: Any) -> dict[TP, int]:
-        admin = await self._admin()
-        asked = admin.list_offsets(
-            {TopicPartition(tp.topic, tp.partition): spec for tp in tps}, **self._timeout
-        )
-        return {
-            TP(place.topic, place.partition): await self._offset(place, future)
-            for place, future in asked.items()
-        }
-
-    async def _offset(self, place: TopicPartition, future: Future[Any]) -> int:
-        name = f"{place.topic}[{place.partition}]"
-        try:
-            offset = int((await self._result(future)).offset)
-        except KafkaException as exc:
-            if exc.args[0].code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._NOENT):
-                raise self._not_there(place.topic, name) from exc
-            raise
-        if offset < 0:
-            # librdkafka's "invalid", answered without an error while a leader is being found.
-            raise _UnsettledError(f"{name} has no offset yet, only {offset}")
-        return offset
+    async def _find(self, tps: Collection[TP]) -> None:
+        """Raise `LogError` for the first partition there is not; a reader would wait for it."""
+        for name, count in (await self._partition_counts({tp.topic for tp in tps})).items():
+            if count is not None:
+                self._seen[name] = count
+        for tp in tps:
+            if tp.partition >= self._seen.get(tp.topic, 0):
+                raise _missing(f"{tp.topic}[{tp.partition}]")
 
 
 def _tell(loop: asyncio.AbstractEventLoop, arrived: asyncio.Future[None]) -> None:
