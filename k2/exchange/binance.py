@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from k2.exchange.capture import Frame
 from k2.exchange.control import MESSAGES_PER_S, Subscriptions, answer, from_url
-from k2.exchange.dialect import Recent
+from k2.exchange.dialect import Dialect, Recent
 
 _INNER = b'"data":'
 
@@ -15,12 +15,11 @@ def bare(data: bytes) -> bytes:
     return data[start + len(_INNER) : data.rfind(b"}")] if start >= 0 else data
 
 
-class BinanceDialect:
+class BinanceDialect(Dialect):
     """Streams in the address or by message, combined or bare."""
 
     name = "binance"
-    paths: tuple[str, ...] = ("/stream", "/ws", "/ws/{streams:.*}")
-    trades = "trade"
+    paths = ("/stream", "/ws", "/ws/{streams:.*}")
     messages_per_s = MESSAGES_PER_S
     settle_s = 0.0
     heartbeat_s = 0.0
@@ -28,14 +27,8 @@ class BinanceDialect:
     def open(self, path: str, query: str) -> Subscriptions:
         return from_url(path, query)
 
-    def greeting(self) -> list[str]:
-        return []
-
     def answer(self, text: str | bytes, subscriptions: Subscriptions, recent: Recent) -> list[str]:
         return [answer(text, subscriptions)]
-
-    def heartbeat(self, subscriptions: Subscriptions, recent: Recent, now_us: int) -> list[str]:
-        return []
 
     def render(self, frame: Frame, subscriptions: Subscriptions) -> bytes:
         return frame.data if subscriptions.combined else bare(frame.data)

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple
 
 from k2.errors import CaptureError
 from k2.exchange.kraken_rest import is_rest, rest_lines
+from k2.gzipped import unpacked
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _PREFIX = b'{"stream":"'
 _COINBASE = {b"match": b"matches", b"last_match": b"matches", b"ticker": b"ticker"}
 #: How frames of each exchange begin, and the name of the stream they say they are of.
@@ -103,14 +103,8 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         ) from exc
     except OSError as exc:
         raise CaptureError(f"capture {path} cannot be read: {exc}", path=str(path)) from exc
-    with plain:
-        magic = plain.read(2)
-        plain.seek(0)
-        if magic != _GZIP_MAGIC:
-            yield plain
-            return
-        with gzip.GzipFile(fileobj=plain) as unpacked:
-            yield cast("BinaryIO", unpacked)
+    with plain, unpacked(plain) as content:
+        yield content
 
 
 @contextmanager

@@ -11,26 +11,16 @@ from typing import Any
 
 from k2.exchange.capture import Frame
 from k2.exchange.control import Subscriptions
-from k2.exchange.dialect import Recent
+from k2.exchange.dialect import Dialect, Recent
 
 _CHANNELS = ("matches", "ticker", "heartbeat", "level2")
 
 
-class CoinbaseDialect:
+class CoinbaseDialect(Dialect):
     """Products and channels by message; the last match of a product again on each subscription."""
 
     name = "coinbase"
-    paths: tuple[str, ...] = ("/",)
     trades = "matches"
-    messages_per_s = 100
-    settle_s = 0.2
-    heartbeat_s = 1.0
-
-    def open(self, path: str, query: str) -> Subscriptions:
-        return Subscriptions(combined=True)
-
-    def greeting(self) -> list[str]:
-        return []
 
     def answer(self, text: str | bytes, subscriptions: Subscriptions, recent: Recent) -> list[str]:
         try:
@@ -56,9 +46,6 @@ class CoinbaseDialect:
             for channel, _, product in (name.partition(":") for name in subscriptions.streams)
             if channel == "heartbeat"
         ]
-
-    def render(self, frame: Frame, subscriptions: Subscriptions) -> bytes:
-        return frame.data
 
 
 def _wanted(request: dict[str, Any]) -> list[tuple[str, str]]:

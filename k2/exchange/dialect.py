@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Final, Protocol
+from typing import ClassVar, Final
 
 from k2.exchange.capture import Frame
 from k2.exchange.control import Subscriptions
@@ -33,7 +34,7 @@ class Recent:
         return tuple(self._frames.get(stream, ()))
 
 
-class Dialect(Protocol):
+class Dialect(ABC):
     """One exchange's manners on a socket. Streams are named `channel:symbol`, Binance's own aside.
 
     `trades`: the channel of trades; `messages_per_s`: more incoming messages end a connection;
@@ -41,24 +42,29 @@ class Dialect(Protocol):
     may take several messages.
     """
 
-    name: str
-    paths: tuple[str, ...]
-    trades: str
-    messages_per_s: int
-    settle_s: float
-    heartbeat_s: float
+    name: ClassVar[str]
+    paths: ClassVar[tuple[str, ...]] = ("/",)
+    trades: ClassVar[str] = "trade"
+    messages_per_s: ClassVar[int] = 100
+    settle_s: ClassVar[float] = 0.2
+    heartbeat_s: ClassVar[float] = 1.0
 
     def open(self, path: str, query: str) -> Subscriptions:
         """Subscriptions that the address itself asks for."""
+        return Subscriptions(combined=True)
 
     def greeting(self) -> list[str]:
         """What a client is told before it says anything."""
+        return []
 
+    @abstractmethod
     def answer(self, text: str | bytes, subscriptions: Subscriptions, recent: Recent) -> list[str]:
         """Carry out one message; what to send back, in order."""
 
     def heartbeat(self, subscriptions: Subscriptions, recent: Recent, now_us: int) -> list[str]:
         """What is sent every `heartbeat_s` (0: never)."""
+        return []
 
     def render(self, frame: Frame, subscriptions: Subscriptions) -> bytes:
         """A frame as this client gets it."""
+        return frame.data

@@ -10,25 +10,19 @@ from typing import Any
 
 from k2.exchange.capture import Frame
 from k2.exchange.control import Subscriptions
-from k2.exchange.dialect import Recent
+from k2.exchange.dialect import Dialect, Recent
 
 _CHANNELS = ("trade", "ticker")
 _BAD_REQUEST = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
-class KrakenV2Dialect:
+class KrakenV2Dialect(Dialect):
     """Objects by channel; a subscription of trades begins with a snapshot of the newest."""
 
     name = "kraken"
-    paths: tuple[str, ...] = ("/v2",)
-    trades = "trade"
-    messages_per_s = 100
+    paths = ("/v2",)
     # A client needs one message per channel, and may wait between them.
     settle_s = 1.0
-    heartbeat_s = 1.0
-
-    def open(self, path: str, query: str) -> Subscriptions:
-        return Subscriptions(combined=True)
 
     def greeting(self) -> list[str]:
         status = {"version": "2.0.10", "system": "online", "api_version": "v2", "connection_id": 1}
@@ -60,9 +54,6 @@ class KrakenV2Dialect:
     def heartbeat(self, subscriptions: Subscriptions, recent: Recent, now_us: int) -> list[str]:
         return ['{"channel":"heartbeat"}'] if subscriptions.streams else []
 
-    def render(self, frame: Frame, subscriptions: Subscriptions) -> bytes:
-        return frame.data
-
 
 def _ack(method: str, channel: str, symbol: str, ident: Any) -> str:
     result = {"channel": channel, "symbol": symbol}
@@ -80,18 +71,10 @@ def _snapshot(frames: tuple[Frame, ...] | Any) -> str:
     return f'{{"channel":"trade","type":"snapshot","data":[{",".join(inner)}]}}'
 
 
-class KrakenV1Dialect:
+class KrakenV1Dialect(Dialect):
     """Arrays, after events that tell of subscriptions; nothing is sent again."""
 
     name = "kraken-v1"
-    paths: tuple[str, ...] = ("/",)
-    trades = "trade"
-    messages_per_s = 100
-    settle_s = 0.2
-    heartbeat_s = 1.0
-
-    def open(self, path: str, query: str) -> Subscriptions:
-        return Subscriptions(combined=True)
 
     def greeting(self) -> list[str]:
         status = {"connectionID": 1, "event": "systemStatus", "status": "online"}
@@ -120,9 +103,6 @@ class KrakenV1Dialect:
 
     def heartbeat(self, subscriptions: Subscriptions, recent: Recent, now_us: int) -> list[str]:
         return ['{"event":"heartbeat"}'] if subscriptions.streams else []
-
-    def render(self, frame: Frame, subscriptions: Subscriptions) -> bytes:
-        return frame.data
 
 
 def _status(status: str, **more: Any) -> str:

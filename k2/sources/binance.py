@@ -22,12 +22,11 @@ from k2.sources.binance_frames import BOOK_FRAME, TRADE_FRAME, BookTicker, Trade
 from k2.sources.binance_protocol import BinanceProtocol
 from k2.sources.contract import Mapped, Received
 from k2.sources.plan import CHANNELS, SessionSpec, plan_sessions
-from k2.sources.refused import Refused
+from k2.sources.refused import DECODE_ERRORS, Refused, undecodable
 from k2.sources.symbols import split_symbol
 
 _PREFIX: Final = b'{"stream":"'
 _PREFIX_LENGTH: Final = len(_PREFIX)
-_DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _TEXT: Final = pa.string()
 
 
@@ -101,9 +100,8 @@ class BinanceMapper:
                 rows.add_trade(TRADE_FRAME.decode(data).data, symbol, recv_us, data)
             else:
                 rows.add_quote(BOOK_FRAME.decode(data).data, symbol, recv_us, data)
-        except _DECODE_ERRORS as exc:
-            reason = "bad_fields" if isinstance(exc, msgspec.ValidationError) else "bad_json"
-            rows.refuse(reason, data, str(exc), recv_us)
+        except DECODE_ERRORS as exc:
+            rows.mapped.refused.append(undecodable(exc, data, recv_us))
 
     def _sort_unusual(self, recv_us: int, data: bytes, rows: _Rows) -> None:
         """Frames that do not begin with the name of one of our streams."""

@@ -21,13 +21,11 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from k2.settings import Coinbase
-from k2.sources.contract import Mapped, Received
 from k2.sources.plan import SessionSpec, plan_coinbase
-from k2.sources.rows import Pair, QuoteRow, Rows, TradeRow, micros
+from k2.sources.rows import Pair, QuoteRow, RowMapper, Rows, TradeRow, micros
 
 _AGGRESSOR: Final = {"buy": "SELL", "sell": "BUY"}
 _CONTROL: Final = frozenset({"subscriptions", "heartbeat"})
-_DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -93,25 +91,15 @@ class CoinbaseProtocol:
         return b'"match"' in frame or b'"ticker"' in frame or b'"last_match"' in frame
 
 
-class CoinbaseMapper:
+class CoinbaseMapper(RowMapper):
     """Maps frames of the given products and channels."""
 
+    exchange = "COINBASE"
+
     def __init__(self, products: Sequence[str], channels: Sequence[str]) -> None:
-        self._pairs = {product: _pair(product) for product in products}
+        super().__init__({product: _pair(product) for product in products})
         self._matches = "matches" in channels
         self._ticker = "ticker" in channels
-
-    def map(
-        self, frames: Sequence[Received], *, ingestion_us: int, is_backfill: bool = False
-    ) -> Mapped:
-        rows = Rows("COINBASE", "crypto")
-        for recv_us, data in frames:
-            try:
-                self._sort(data, recv_us, rows)
-            except _DECODE_ERRORS as exc:
-                reason = "bad_fields" if isinstance(exc, msgspec.ValidationError) else "bad_json"
-                rows.refuse(reason, data, str(exc), recv_us)
-        return rows.finish(ingestion_us, is_backfill)
 
     def _sort(self, data: bytes, recv_us: int, rows: Rows) -> None:
         kind = _KIND.decode(data).type
@@ -171,12 +159,6 @@ class CoinbaseMapper:
                 vendor,
             )
         )
-
-    def _pair_of(self, product: str, data: bytes, recv_us: int, rows: Rows) -> Pair | None:
-        pair = self._pairs.get(product)
-        if pair is None:
-            rows.refuse("unknown_symbol", data, f"{product[:40]!r} is not subscribed", recv_us)
-        return pair
 
 
 def _pair(product: str) -> Pair:

@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from k2.sources.contract import Mapped, Received
-from k2.sources.rows import Pair, Rows, TradeRow
+from k2.sources.rows import Pair, RowMapper, Rows, TradeRow
 
-_DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _QUIET: Final = frozenset({"heartbeat", "systemStatus", "pong"})
 _SIDES: Final = {"b": "BUY", "s": "SELL"}
 _ORDER_TYPES: Final = {"l": "limit", "m": "market"}
@@ -28,23 +25,10 @@ _Trade = tuple[str, str, str, str, str, str]
 _TRADES: Final = msgspec.json.Decoder(tuple[int, list[_Trade], str, str])
 
 
-class KrakenV1Mapper:
+class KrakenV1Mapper(RowMapper):
     """Maps the trade frames of the given pairs, by Kraken's names."""
 
-    def __init__(self, pairs: Mapping[str, Pair]) -> None:
-        self._pairs = pairs
-
-    def map(
-        self, frames: Sequence[Received], *, ingestion_us: int, is_backfill: bool = False
-    ) -> Mapped:
-        rows = Rows("KRAKEN", "crypto")
-        for recv_us, data in frames:
-            try:
-                self._sort(data, recv_us, rows)
-            except _DECODE_ERRORS as exc:
-                reason = "bad_fields" if isinstance(exc, msgspec.ValidationError) else "bad_json"
-                rows.refuse(reason, data, str(exc), recv_us)
-        return rows.finish(ingestion_us, is_backfill)
+    exchange = "KRAKEN"
 
     def _sort(self, data: bytes, recv_us: int, rows: Rows) -> None:
         if not data.startswith(b"["):
@@ -55,9 +39,8 @@ class KrakenV1Mapper:
             rows.mapped.ignored[channel[0].decode("utf-8", "replace")[:40]] += 1
             return
         channel_id, trades, _, name = _TRADES.decode(data)
-        pair = self._pairs.get(name)
+        pair = self._pair_of(name, data, recv_us, rows)
         if pair is None:
-            rows.refuse("unknown_symbol", data, f"{name[:40]!r} is not subscribed", recv_us)
             return
         made = _rows_of(trades, pair, channel_id, recv_us)
         if isinstance(made, str):

@@ -15,10 +15,8 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from k2.sources.contract import Mapped, Received
-from k2.sources.rows import Pair, QuoteRow, Rows, TradeRow, micros
+from k2.sources.rows import Pair, QuoteRow, RowMapper, Rows, TradeRow, micros
 
-_DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _QUIET: Final = frozenset({"status", "heartbeat"})
 _Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Time = Annotated[dt.datetime, msgspec.Meta(tz=True)]
@@ -81,24 +79,14 @@ def digits(raw: msgspec.Raw) -> str:
         raise msgspec.ValidationError(f"Expected a number, got {text[:40]}") from exc
 
 
-class KrakenV2Mapper:
+class KrakenV2Mapper(RowMapper):
     """Maps frames of the given pairs (by Kraken's names) and channels."""
 
-    def __init__(self, pairs: Mapping[str, Pair], channels: Sequence[str]) -> None:
-        self._pairs = pairs
-        self._channels = frozenset(channels)
+    exchange = "KRAKEN"
 
-    def map(
-        self, frames: Sequence[Received], *, ingestion_us: int, is_backfill: bool = False
-    ) -> Mapped:
-        rows = Rows("KRAKEN", "crypto")
-        for recv_us, data in frames:
-            try:
-                self._sort(data, recv_us, rows)
-            except _DECODE_ERRORS as exc:
-                reason = "bad_fields" if isinstance(exc, msgspec.ValidationError) else "bad_json"
-                rows.refuse(reason, data, str(exc), recv_us)
-        return rows.finish(ingestion_us, is_backfill)
+    def __init__(self, pairs: Mapping[str, Pair], channels: Sequence[str]) -> None:
+        super().__init__(pairs)
+        self._channels = frozenset(channels)
 
     def _sort(self, data: bytes, recv_us: int, rows: Rows) -> None:
         kind = _KIND.decode(data)
@@ -119,12 +107,6 @@ class KrakenV2Mapper:
             rows.mapped.ignored[kind.channel] += 1
         else:
             rows.refuse("unknown_frame", data, "neither a channel nor an answer", recv_us)
-
-    def _pair_of(self, name: str, data: bytes, recv_us: int, rows: Rows) -> Pair | None:
-        pair = self._pairs.get(name)
-        if pair is None:
-            rows.refuse("unknown_symbol", data, f"{name[:40]!r} is not subscribed", recv_us)
-        return pair
 
 
 def _trade_row(trade: _Trade, pair: Pair, frame_type: str, recv_us: int) -> TradeRow:

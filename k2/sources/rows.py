@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from k2.records import build
-from k2.sources.contract import Mapped
-from k2.sources.refused import Refused
+from k2.sources.contract import Mapped, Received
+from k2.sources.refused import DECODE_ERRORS, Refused, undecodable
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _US: Final = dt.timedelta(microseconds=1)
@@ -132,3 +134,37 @@ class Rows:
 
 def _vendor(row: TradeRow | QuoteRow) -> list[tuple[str, str]]:
     return [*row.vendor.items(), ("base_asset", row.pair.base), ("quote_asset", row.pair.quote)]
+
+
+class RowMapper(ABC):
+    """A `FrameMapper` for frames that become rows one by one; the exchange says how in `_sort`.
+
+    `pairs`: the subscribed symbols by the exchange's own names.
+    """
+
+    exchange: ClassVar[str]
+
+    def __init__(self, pairs: Mapping[str, Pair]) -> None:
+        self._pairs = pairs
+
+    def map(
+        self, frames: Sequence[Received], *, ingestion_us: int, is_backfill: bool = False
+    ) -> Mapped:
+        rows = Rows(self.exchange, "crypto")
+        for recv_us, data in frames:
+            try:
+                self._sort(data, recv_us, rows)
+            except DECODE_ERRORS as exc:
+                rows.mapped.refused.append(undecodable(exc, data, recv_us))
+        return rows.finish(ingestion_us, is_backfill)
+
+    @abstractmethod
+    def _sort(self, data: bytes, recv_us: int, rows: Rows) -> None:
+        """Add what one frame holds to `rows`; may raise any of `DECODE_ERRORS`."""
+
+    def _pair_of(self, name: str, data: bytes, recv_us: int, rows: Rows) -> Pair | None:
+        """The pair of the exchange's `name`; None when it is not ours, then `data` is refused."""
+        pair = self._pairs.get(name)
+        if pair is None:
+            rows.refuse("unknown_symbol", data, f"{name[:40]!r} is not subscribed", recv_us)
+        return pair
