@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from click.testing import CliRunner, Result
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from k2.catalogue import topic_specs
@@ -23,15 +25,24 @@ pytestmark = pytest.mark.kafka
 
 @pytest.fixture
 def cluster(kafka: KafkaServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[KafkaServer]:
-    """A broker without K2's topics, also afterwards."""
+    """The shared broker without K2's topics, which other tests may have left; also afterwards."""
     monkeypatch.setenv("K2_KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap)
     monkeypatch.setenv("K2_KAFKA_PARTITIONS", "2")
     monkeypatch.setenv("K2_APP_ID", "topics-test")
+    delete_topics(kafka)
     yield kafka
-    names = [spec.name for spec in topic_specs(load_settings())]
+    delete_topics(kafka)
+
+
+def delete_topics(kafka: KafkaServer) -> None:
+    """Delete what there is of the catalogue, and wait until the broker lists none of it."""
+    wanted = {spec.name for spec in topic_specs(load_settings())}
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
-    for future in admin.delete_topics(names).values():
-        future.result(10)
+    while found := sorted(wanted & admin.list_topics(timeout=10).topics.keys()):
+        for future in admin.delete_topics(found).values():
+            # Deleted by the round before; the listing is a moment behind.
+            with suppress(KafkaException):
+                future.result(10)
 
 
 def run(*arguments: str) -> Result:
