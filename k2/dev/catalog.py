@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from k2.dev import tools
 from k2.dev.cache import cached, maven_dependencies, run
 from k2.dev.postgres import DATABASES, USER, Postgres
 from k2.dev.process import Launch
@@ -98,6 +97,7 @@ class Catalog(Service):
 
     name = "catalog"
     title = f"Iceberg REST catalog {VERSION}"
+    tools = ("java", "javac", "mvn")
     default_ports = {"port": 18181}
     needs = frozenset((Postgres.name, S3.name))
 
@@ -113,22 +113,13 @@ class Catalog(Service):
         self._postgres = postgres
         self._s3 = s3
 
-    @classmethod
-    def missing(cls) -> str:
-        return tools.missing("java", "javac", "mvn")
-
-    @classmethod
-    def fetch(cls) -> None:
-        super().fetch()
-        cls._classes()
-
     @staticmethod
     def libs() -> Path:
         """The directory of its jars."""
         return cached(f"iceberg-rest-{VERSION}", "libs", _fetch)
 
     @classmethod
-    def _classes(cls) -> Path:
+    def program(cls) -> Path:
         cls.libs()
         return cached(f"iceberg-rest-{VERSION}-main", "classes", _compile)
 
@@ -187,7 +178,7 @@ class Catalog(Service):
     def launch(self) -> Launch:
         options = ["-Xmx256m", "-XX:TieredStopAtLevel=1"]
         options += ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
-        path = f"{self._classes()}:{self.libs()}/*"
+        path = f"{self.program()}:{self.libs()}/*"
         arguments = [str(self.port), str(self._properties_file.absolute())]
         return Launch(["java", *options, "-cp", path, "RestCatalog", *arguments])
 

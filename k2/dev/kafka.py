@@ -11,7 +11,6 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from k2.dev import tools
 from k2.dev.cache import cached, maven_dependencies, run
 from k2.dev.certificates import Certificates, make_certificates
 from k2.dev.process import Launch
@@ -45,6 +44,7 @@ class Kafka(Service):
 
     name = "kafka"
     title = f"Kafka {VERSION}"
+    tools = ("java", "mvn")
     default_ports = {"port": 19092, "controller": 19093, "internal": 19094}
 
     def __init__(
@@ -75,16 +75,7 @@ class Kafka(Service):
         return make_certificates(self.directory / "tls")
 
     @classmethod
-    def missing(cls) -> str:
-        return tools.missing("java", "mvn")
-
-    @classmethod
-    def fetch(cls) -> None:
-        super().fetch()
-        cls._libs()
-
-    @staticmethod
-    def _libs() -> Path:
+    def program(cls) -> Path:
         return cached(
             f"kafka-{VERSION}", "libs", lambda into: maven_dependencies(_POM, into, "Kafka")
         )
@@ -113,7 +104,7 @@ class Kafka(Service):
 
     def _java(self) -> list[str]:
         log4j = (self.directory / "log4j.properties").absolute().as_uri()
-        return ["java", f"-Dlog4j.configuration={log4j}", "-cp", f"{self._libs()}/*"]
+        return ["java", f"-Dlog4j.configuration={log4j}", "-cp", f"{self.program()}/*"]
 
     def launch(self) -> Launch:
         return Launch([*self._java(), f"-Xmx{self._heap}", "kafka.Kafka", str(self._properties)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from k2.dev import tools
 from k2.dev.cache import cached, maven_artifact, run
 from k2.dev.process import Launch
 from k2.dev.service import Service, answers
@@ -24,26 +23,18 @@ class Registry(Service):
 
     name = "registry"
     title = f"Apicurio Registry {VERSION}"
+    tools = ("java", "mvn")
     default_ports = {"port": 18081}
 
     @classmethod
-    def missing(cls) -> str:
-        return tools.missing("java", "mvn")
-
-    @classmethod
-    def fetch(cls) -> None:
-        super().fetch()
-        cls._home()
-
-    @staticmethod
-    def _home() -> Path:
+    def program(cls) -> Path:
         return cached(f"apicurio-{VERSION}", "app", _unpack)
 
     def prepare(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
 
     def launch(self) -> Launch:
-        jar = self._home() / f"apicurio-registry-app-{VERSION}-runner.jar"
+        jar = self.program() / f"apicurio-registry-app-{VERSION}-runner.jar"
         environment = {"QUARKUS_HTTP_HOST": "127.0.0.1", "QUARKUS_HTTP_PORT": str(self.port)}
         # Only the first compiler: on a small machine it starts in half the time.
         options = ["-Xmx256m", "-XX:TieredStopAtLevel=1"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from k2.dev import tools
 from k2.dev.cache import cached, run
 from k2.dev.process import Launch
 from k2.dev.service import Service, answers, kept_secret
@@ -27,19 +26,11 @@ class S3(Service):
 
     name = "s3"
     title = f"versitygw {VERSION} (S3)"
+    tools = ("go",)
     default_ports = {"port": 17070}
 
     @classmethod
-    def missing(cls) -> str:
-        return tools.missing("go")
-
-    @classmethod
-    def fetch(cls) -> None:
-        super().fetch()
-        cls._home()
-
-    @staticmethod
-    def _home() -> Path:
+    def program(cls) -> Path:
         return cached(f"versitygw-{VERSION}", "bin", _build)
 
     def prepare(self) -> None:
@@ -50,7 +41,7 @@ class S3(Service):
         place = self.directory.absolute()
         return Launch(
             [
-                *(str(self._home() / "versitygw"), "--port", f"127.0.0.1:{self.port}"),
+                *(str(self.program() / "versitygw"), "--port", f"127.0.0.1:{self.port}"),
                 *("--health", "/health", "--quiet", "posix"),
                 *("--sidecar", str(place / "meta"), str(place / "data")),
             ],

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from k2.dev.process import Launch
+from k2.dev.tools import missing
 from k2.errors import ConfigError
 
 
@@ -28,6 +29,8 @@ class Service(ABC):
     default_ports: ClassVar[Mapping[str, int]]
     #: Services that must answer before it starts, where they are started together.
     needs: ClassVar[frozenset[str]] = frozenset()
+    #: Programs of the system that it is made with or runs by.
+    tools: ClassVar[tuple[str, ...]] = ()
     start_timeout_s: ClassVar[float] = 90.0
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
@@ -54,13 +57,19 @@ class Service(ABC):
     @classmethod
     def missing(cls) -> str:
         """What this machine lacks and how to get it; empty when the service can be started."""
-        return ""
+        return missing(*cls.tools)
 
     @classmethod
     def fetch(cls) -> None:
         """Download or build the program, once per machine. Raises `ConfigError`."""
         if reason := cls.missing():
             raise ConfigError(f"{cls.title} cannot be started here: {reason}")
+        cls.program()
+
+    @classmethod
+    def program(cls) -> Path | None:
+        """Where the downloaded or built program is; None when the system brings it."""
+        return None
 
     @abstractmethod
     def prepare(self) -> None:

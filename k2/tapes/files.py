@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import BinaryIO, Final
 
 from k2.errors import TapeError
+from k2.gzipped import unpacked
 
-_GZIP_MAGIC: Final = b"\x1f\x8b"
 _CHUNK: Final = 1 << 20
 #: Characters of a digest in an id; 64 bits tell any number of files apart.
 _DIGEST_CHARS: Final = 16
@@ -76,14 +76,8 @@ def blocks(path: Path, rows: int) -> Iterator[Block]:
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
-        with path.open("rb") as plain:
-            magic = plain.read(2)
-            plain.seek(0)
-            if magic != _GZIP_MAGIC:
-                yield plain
-                return
-            with gzip.GzipFile(fileobj=plain) as unpacked:
-                yield cast("BinaryIO", unpacked)
+        with path.open("rb") as file, unpacked(file) as content:
+            yield content
     except FileNotFoundError as exc:
         raise TapeError(f"{path}: no such file", path=str(path)) from exc
     except IsADirectoryError as exc:
