@@ -6,8 +6,6 @@ import asyncio
 import base64
 import json
 import os
-import re
-import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,35 +14,13 @@ from typing import Any
 
 import click
 
+from k2.cli.parameters import Moment
 from k2.dlq.desk import Desk
 from k2.dlq.letters import Letter, Standing, Wanted, place_of
 from k2.dlq.log import open_log
 from k2.errors import InvalidParameter
 from k2.log import configure_structlog
 from k2.settings import load_settings
-
-_AGES = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-
-
-class Moment(click.ParamType):
-    """An ISO time (UTC without a zone), or an age like 15m, 2h, 3d; microseconds."""
-
-    name = "TIME"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> object:
-        """Microseconds since 1970."""
-        age = re.fullmatch(r"(\d+)([smhd])", str(value))
-        if age:
-            return int((time.time() - int(age[1]) * _AGES[age[2]]) * 1_000_000)
-        try:
-            moment = datetime.fromisoformat(str(value))
-        except ValueError:
-            self.fail(f"{value!r} is no time; give 2026-01-31T12:00:00 or an age like 2h")
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return int(moment.timestamp() * 1_000_000)
 
 
 def _filters(command: click.decorators.FC) -> click.decorators.FC:

@@ -20,8 +20,9 @@ from aiohttp.test_utils import TestServer
 from click.testing import CliRunner, Result
 from rich.console import Console
 
+from k2.ask import reachable
 from k2.cli.demo import feed, report
-from k2.cli.demo.client import ExchangeClient, WorkerClient, free_port, reachable
+from k2.cli.demo.client import ExchangeClient, WorkerClient, free_port
 from k2.cli.demo.feed import Options, choose, no_answer
 from k2.cli.demo.processes import Child, ChildFailed
 from k2.cli.demo.report import Drain, NotDrained, drained, final_report

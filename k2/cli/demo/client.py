@@ -119,9 +119,3 @@ def _no_such_host(host: str, exc: OSError) -> ConfigError:
         "its own, e.g. 127.0.0.1, or 0.0.0.0 for all of them",
         variable="K2_API_HOST",
     )
-
-
-def reachable(host: str) -> str:
-    """The host part of an address at which what listens on `host` is reached from here."""
-    own = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not bound here
-    return f"[{own}]" if ":" in own else own

@@ -16,7 +16,8 @@ import aiohttp
 from rich.console import Console
 from rich.live import Live
 
-from k2.cli.demo.client import ExchangeClient, WorkerClient, free_port, reachable
+from k2.ask import reachable
+from k2.cli.demo.client import ExchangeClient, WorkerClient, free_port
 from k2.cli.demo.feed import Options, choose, exchange_command, symbols_in
 from k2.cli.demo.processes import Child, ChildFailed
 from k2.cli.demo.report import Drain, final_report, stored_rows
