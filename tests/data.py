@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.services.require import require as skip_or_fail
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 BTC_0808 = SHARED / "binance" / "btcusdt_20240808.gz"
@@ -21,9 +20,7 @@ def require(*paths: Path) -> None:
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         message = f"recorded data is missing: {', '.join(missing)}; it lives beside the checkout"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+        skip_or_fail(message)
 
 
 def btc_oracle() -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +13,8 @@ from k2.chaos.cluster import Options
 from k2.chaos.run import Report, run
 from k2.chaos.scenarios import SCENARIOS
 from k2.cli.main import cli
-from k2.dev.postgres import Postgres
-from k2.dev.registry import Registry
-from k2.dev.s3 import S3
-from k2.testing.kafka import missing_tools
 from tests.data import BTC_0808, require
+from tests.services.require import require_services
 
 #: The worst of each kind.
 SHORT = ("kill-after-decode", "kill-before-commit", "kill-after-commit", "disk-full",
@@ -52,9 +48,7 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture
 def services() -> None:
-    reason = missing_tools() or Postgres.missing() or Registry.missing() or S3.missing()
-    if reason and not os.environ.get("CI"):
-        pytest.skip(reason)
+    require_services("kafka", "registry", "s3", "postgres")
 
 
 @pytest.mark.timeout(400)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 import pytest
 
 from k2.degradation.levels import Level
-from k2.testing.kafka import missing_tools, running_kafka
+from k2.testing.kafka import running_kafka
 from tests.e2e.harness import Stack, gap_events, trades_by_symbol
+from tests.services.require import require_services
 
 #: Until a killed worker's partitions move.
 SESSION_TIMEOUT_S = 6
@@ -99,9 +99,7 @@ class Cluster:
 
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
-    reason = missing_tools()
-    if reason and not os.environ.get("CI"):
-        pytest.skip(reason)
+    require_services("kafka")
     with running_kafka() as server:
         environment = {
             "K2_KAFKA_BOOTSTRAP_SERVERS": server.bootstrap,

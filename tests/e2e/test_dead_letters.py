@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from k2.testing.kafka import missing_tools, running_kafka
+from k2.testing.kafka import running_kafka
 from k2.topics import BINANCE_TRADES
 from tests.e2e.harness import Stack, trades_by_symbol
 from tests.e2e.test_bad_input import trade
+from tests.services.require import require_services
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -31,9 +32,7 @@ def log_environment(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
     if request.param == "embedded":
         yield common
         return
-    reason = missing_tools()
-    if reason and not os.environ.get("CI"):
-        pytest.skip(reason)
+    require_services("kafka")
     with running_kafka() as server:
         yield {
             **common,

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from k2.testing.kafka import missing_tools, running_kafka
+from k2.testing.kafka import running_kafka
 from tests.data import BTC_0808, require
 from tests.e2e.harness import Stack, gap_ranges, quote_ids, trade_ids
+from tests.services.require import require_services
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -22,9 +22,7 @@ def log_environment(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
     if request.param == "embedded":
         yield {}
         return
-    reason = missing_tools()
-    if reason and not os.environ.get("CI"):
-        pytest.skip(reason)
+    require_services("kafka")
     with running_kafka() as server:
         yield {
             "K2_KAFKA_BOOTSTRAP_SERVERS": server.bootstrap,

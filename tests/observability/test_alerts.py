@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from tests.observability.conftest import Run
-from tests.services.prometheus import RULES, need
+from tests.services.prometheus import RULES
+from tests.services.require import require_programs
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -297,7 +298,7 @@ def test_every_alert_has_a_story() -> None:
 
 
 def test_rules_are_valid() -> None:
-    need("promtool")
+    require_programs("prometheus", "promtool")
     done = subprocess.run(
         ["promtool", "check", "rules", *map(str, RULES)],
         capture_output=True,
@@ -309,14 +310,14 @@ def test_rules_are_valid() -> None:
 
 @pytest.mark.parametrize("name", sorted(ALERTS))
 def test_it_fires_when_it_should(run: Run, tmp_path: Path, name: str) -> None:
-    need("promtool")
+    require_programs("prometheus", "promtool")
     story = STORIES[name]
     promtool(tmp_path, chosen(series_of(run), story.sick), name, story.minutes, fires=True)
 
 
 @pytest.mark.parametrize("name", sorted(ALERTS))
 def test_it_is_quiet_when_all_is_well(run: Run, tmp_path: Path, name: str) -> None:
-    need("promtool")
+    require_programs("prometheus", "promtool")
     story = STORIES[name]
     promtool(tmp_path, chosen(series_of(run), story.healthy), name, story.minutes, fires=False)
 

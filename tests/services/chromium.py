@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
@@ -12,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
+
+from tests.services.require import require_programs
 
 
 def need() -> None:
-    """Skip without Chromium, with the way to get it; in CI its absence is a failure."""
-    found = shutil.which("chromium")
-    if found is None and os.environ.get("CI", "").lower() not in ("1", "true"):
-        pytest.skip("chromium is not on PATH: apt-get install chromium")
-    assert found, "chromium must be installed where CI runs"
+    """Skip without Chromium, fail in CI."""
+    require_programs("chromium", "chromium")
 
 
 class Page:

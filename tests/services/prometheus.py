@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -16,23 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import pytest
+
+from k2.dev.process import free_ports
+from tests.services.require import require_programs
 
 RULES = sorted(Path("deploy/prometheus/rules").absolute().glob("*.yml"))
-
-
-def need(*tools: str) -> None:
-    """Skip without the tools, with the way to get them; in CI their absence is a failure."""
-    missing = [tool for tool in tools if shutil.which(tool) is None]
-    if missing and os.environ.get("CI", "").lower() not in ("1", "true"):
-        pytest.skip(f"{', '.join(missing)} not on PATH: apt-get install prometheus")
-    assert not missing, f"{missing} must be installed where CI runs"
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 class Prometheus:
@@ -66,7 +51,7 @@ class Prometheus:
 @contextmanager
 def running_prometheus(directory: Path, *targets: str) -> Iterator[Prometheus]:
     """Scrape `targets` every second as job `k2`, with K2's rules loaded."""
-    need("prometheus")
+    require_programs("prometheus", "prometheus")
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(path) for path in RULES],
@@ -75,7 +60,7 @@ def running_prometheus(directory: Path, *targets: str) -> Iterator[Prometheus]:
     # JSON is YAML.
     file = directory / "prometheus.yml"
     file.write_bytes(orjson.dumps(config))
-    port = free_port()
+    (port,) = free_ports(1)
     command = ["prometheus", f"--config.file={file}", f"--web.listen-address=127.0.0.1:{port}"]
     command += [f"--storage.tsdb.path={directory / 'tsdb'}", "--log.level=warn"]
     with (directory / "prometheus.log").open("wb") as output:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import socket
-
 import faust
 import pytest
 from aiohttp import ClientSession
 
+from k2.dev.process import free_ports
 from k2.web.api import build_api
 from k2.web.context import ApiContext
 from k2.web.keys import KeyRing
@@ -15,15 +14,9 @@ from k2.web.mount import mount
 from tests.query.conftest import Platform
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 async def url(platform: Platform):
-    app = faust.App("k2-mount", broker="memory://", web_bind="127.0.0.1", web_port=free_port())
+    app = faust.App("k2-mount", broker="memory://", web_bind="127.0.0.1", web_port=free_ports(1)[0])
     context = ApiContext(
         queries=platform.engine,
         keys=KeyRing.single("right"),
