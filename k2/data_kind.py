@@ -7,7 +7,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from k2.errors import ConfigError
-from k2.settings import Feed, Settings
+from k2.setting_feeds import Feed
+from k2.settings import Settings
 
 SIMULATED: Final = "simulated"
 REAL: Final = "real"

@@ -11,7 +11,7 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -22,16 +22,14 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import (
-    BaseSettings,
-    NoDecode,
-    PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
 from k2 import setting_types as types
 from k2.errors import ConfigError
 from k2.setting_checks import check_services
-from k2.setting_files import SecretFiles
+from k2.setting_feeds import Binance, Coinbase, Feed, Kraken
+from k2.setting_group import Group, StringList
 from k2.sources.plan import plan_coinbase, plan_kraken, plan_sessions
 from k2.topics import FEED_TOPICS, MarketTopic, topics_of
 from k2.web.keys import KeyRing, parse_keys
@@ -39,42 +37,8 @@ from k2.web.keys import KeyRing, parse_keys
 LOCAL_API_KEY = "k2-dev-api-key-2026"
 ROLES = ("source", "validate", "sink", "query", "control", "maintain")
 
-StringList = Annotated[tuple[str, ...], NoDecode]
 
-
-class _Group(BaseSettings):
-    model_config = SettingsConfigDict(
-        env_file=".env",
-        extra="ignore",
-        frozen=True,
-        allow_inf_nan=False,
-        str_strip_whitespace=True,
-    )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - theirs, not ours
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The first that has a value wins."""
-        return init_settings, env_settings, SecretFiles(settings_cls), dotenv_settings
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _split_lists(cls, value: Any, info: Any) -> Any:
-        field = cls.model_fields[info.field_name]
-        if not isinstance(value, str):
-            return value
-        if field.annotation == tuple[str, ...]:
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value.strip()
-
-
-class Core(_Group):
+class Core(Group):
     """The process and its data."""
 
     model_config = SettingsConfigDict(
@@ -123,7 +87,7 @@ class Core(_Group):
         return roles
 
 
-class Kafka(_Group):
+class Kafka(Group):
     """The log. Without `K2_KAFKA_BOOTSTRAP_SERVERS` it is embedded in the data directory."""
 
     model_config = SettingsConfigDict(
@@ -198,7 +162,7 @@ class Kafka(_Group):
     )
 
 
-class Iceberg(_Group):
+class Iceberg(Group):
     """The lake. Without a catalog URI it is SQLite and files in the data directory."""
 
     model_config = SettingsConfigDict(
@@ -227,7 +191,7 @@ class Iceberg(_Group):
     )
 
 
-class Sink(_Group):
+class Sink(Group):
     """When the sink commits."""
 
     model_config = SettingsConfigDict(
@@ -252,120 +216,7 @@ class Sink(_Group):
         return {"batch_size": older, **values} if older is not None else values
 
 
-class Feed(_Group):
-    """What the feeds of all exchanges have in common; each has its own defaults."""
-
-    enabled: bool = Field(True, description="Run the feed on workers with the role `source`.")
-    url: types.WebSocketUrl = Field("", description="WebSocket base address.")
-    failover_urls: Annotated[StringList, types.each(types.websocket)] = Field(
-        (),
-        description="Other addresses of the same market, tried in turn when the main one fails.",
-    )
-    symbols: Annotated[StringList, types.NOT_EMPTY] = Field((), description="Comma separated.")
-    streams: Annotated[StringList, types.NOT_EMPTY] = Field((), description="Channels per symbol.")
-    symbols_per_session: int = Field(100, ge=1, le=500, description="Symbols on one connection.")
-    reconnect_initial_s: float = Field(1.0, gt=0, description="First delay; doubles with jitter.")
-    reconnect_max_s: float = Field(60.0, gt=0, description="Cap of the delay.")
-    stale_after_s: float = Field(
-        30.0, ge=0, description="Seconds without any frame or pong until a reconnect; 0: never."
-    )
-    ping_interval_s: float = Field(20.0, gt=0, description="Seconds between our pings.")
-    ping_timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for a pong.")
-    max_lifetime_h: float = Field(
-        4.0, gt=0, le=24, description="Hours until a connection is rotated (Binance cuts at 24)."
-    )
-    subscribe_per_s: float = Field(
-        4.0, gt=0, le=5, description="Control messages per second (Binance allows 5)."
-    )
-    queue_frames: int = Field(
-        50_000, ge=100, description="Frames held between socket and log before the socket waits."
-    )
-    max_frame_bytes: int = Field(
-        1_048_576,
-        ge=1_024,
-        description="A larger frame is refused and counted; half of `K2_KAFKA_MAX_BATCH_BYTES` "
-        "bounds it too.",
-    )
-    backfill: bool = Field(
-        False, description="Fetch what gaps miss from the exchange's REST history."
-    )
-    backfill_per_s: float = Field(
-        2.0, gt=0, le=20, description="Requests per second to the REST history."
-    )
-    rest_url: types.HttpUrl = Field(
-        "",
-        description="REST base address; empty: the exchange's own, or beside a `ws://` address.",
-    )
-    ssl_verify: bool = Field(True, description="Check the exchange's certificate.")
-    custom_ca_bundle: types.OptionalFile = Field(
-        "", description="CA file to trust instead of the system's."
-    )
-
-
-class Binance(Feed):
-    """The Binance spot feed."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="K2_BINANCE_", env_file=".env", extra="ignore", frozen=True
-    )
-
-    url: types.WebSocketUrl = Field(
-        "wss://stream.binance.com:9443", description="WebSocket base address."
-    )
-    failover_urls: Annotated[StringList, types.each(types.websocket)] = Field(
-        (),
-        description="Other addresses of the same market, tried in turn when the main one fails. "
-        "Binance.US is another market with ids of its own.",
-    )
-    symbols: Annotated[StringList, types.NOT_EMPTY] = Field(
-        ("BTCUSDT", "ETHUSDT"), description="Upper case, no separator, comma separated."
-    )
-    streams: Annotated[StringList, types.NOT_EMPTY] = Field(
-        ("trade", "bookTicker"), description="Channels per symbol."
-    )
-    symbols_per_session: int = Field(
-        100, ge=1, le=500, description="Symbols on one connection (Binance: 1,024 streams)."
-    )
-
-
-class Kraken(Feed):
-    """The Kraken spot feed."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="K2_KRAKEN_", env_file=".env", extra="ignore", frozen=True
-    )
-
-    url: types.WebSocketUrl = Field("wss://ws.kraken.com", description="WebSocket base address.")
-    protocol: Literal["v2", "v1"] = Field(
-        "v2", description="`v1`: the arrays Kraken sent before; trades without ids, no quotes."
-    )
-    symbols: Annotated[StringList, types.NOT_EMPTY] = Field(
-        ("BTC/USD", "ETH/USD"), description="As Kraken writes pairs, comma separated."
-    )
-    streams: Annotated[StringList, types.NOT_EMPTY] = Field(
-        ("trade", "ticker"), description="Channels per symbol."
-    )
-
-
-class Coinbase(Feed):
-    """The Coinbase Exchange feed."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="K2_COINBASE_", env_file=".env", extra="ignore", frozen=True
-    )
-
-    url: types.WebSocketUrl = Field(
-        "wss://ws-feed.exchange.coinbase.com", description="WebSocket base address."
-    )
-    symbols: Annotated[StringList, types.NOT_EMPTY] = Field(
-        ("BTC-USD", "ETH-USD"), description="Product ids, comma separated."
-    )
-    streams: Annotated[StringList, types.NOT_EMPTY] = Field(
-        ("matches", "ticker", "heartbeat"), description="Channels per symbol."
-    )
-
-
-class Validate(_Group):
+class Validate(Group):
     """Rules and continuity."""
 
     model_config = SettingsConfigDict(
@@ -407,7 +258,7 @@ class Validate(_Group):
     )
 
 
-class Query(_Group):
+class Query(Group):
     """SQL over hot and cold rows."""
 
     model_config = SettingsConfigDict(
@@ -429,7 +280,7 @@ class Query(_Group):
     )
 
 
-class Api(_Group):
+class Api(Group):
     """The HTTP interface."""
 
     model_config = SettingsConfigDict(
@@ -457,7 +308,7 @@ class Api(_Group):
     max_body_bytes: int = Field(10_485_760, ge=1_024, description="Largest request body.")
 
 
-class Degradation(_Group):
+class Degradation(Group):
     """When the platform does less."""
 
     model_config = SettingsConfigDict(
@@ -479,7 +330,7 @@ class Degradation(_Group):
     )
 
 
-class Maintain(_Group):
+class Maintain(Group):
     """Keeping the lake small and fast, by the one worker of those with the role `maintain`."""
 
     model_config = SettingsConfigDict(
@@ -550,7 +401,7 @@ class Settings(BaseModel):
         return topics_of(self.core.exchanges)
 
 
-GROUPS: dict[str, type[_Group]] = {
+GROUPS: dict[str, type[Group]] = {
     "core": Core,
     "kafka": Kafka,
     "iceberg": Iceberg,
@@ -566,14 +417,14 @@ GROUPS: dict[str, type[_Group]] = {
 }
 
 
-def variable(group: type[_Group], field: str) -> str:
+def variable(group: type[Group], field: str) -> str:
     """The environment variable of a field."""
     return f"{group.model_config.get('env_prefix', '')}{field}".upper()
 
 
 def load_settings() -> Settings:
     """Read all groups. Raises `ConfigError` naming every wrong variable and what is allowed."""
-    groups: dict[str, _Group] = {}
+    groups: dict[str, Group] = {}
     wrong: dict[str, str] = {}
     for name, group in GROUPS.items():
         try:
@@ -588,7 +439,7 @@ def load_settings() -> Settings:
     return settings
 
 
-def _wrong(group: type[_Group], exc: ValidationError) -> dict[str, str]:
+def _wrong(group: type[Group], exc: ValidationError) -> dict[str, str]:
     """What is wrong with each field, by name: its value and what is allowed."""
     found: dict[str, str] = {}
     for error in exc.errors():

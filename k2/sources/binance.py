@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from k2.records import build, vendor_map
-from k2.settings import Binance
+from k2.setting_feeds import Binance
 from k2.sources.binance_frames import BOOK_FRAME, TRADE_FRAME, BookTicker, Trade
 from k2.sources.binance_protocol import BinanceProtocol
 from k2.sources.contract import Mapped, Received

@@ -20,7 +20,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from k2.settings import Coinbase
+from k2.setting_feeds import Coinbase
 from k2.sources.plan import SessionSpec, plan_coinbase
 from k2.sources.rows import Pair, QuoteRow, RowMapper, Rows, TradeRow, micros
 

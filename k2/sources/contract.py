@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from k2.settings import Feed
+from k2.setting_feeds import Feed
 from k2.sources.link import ExchangeProtocol
 from k2.sources.plan import SessionSpec
 from k2.sources.refused import Refused

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from k2.settings import Kraken
+from k2.setting_feeds import Kraken
 from k2.sources.contract import FrameMapper
 from k2.sources.kraken_v1 import KrakenV1Mapper
 from k2.sources.kraken_v2 import KrakenV2Mapper

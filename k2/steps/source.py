@@ -17,7 +17,7 @@ import structlog
 
 from k2 import metrics
 from k2.clock import Clock
-from k2.settings import Feed
+from k2.setting_feeds import Feed
 from k2.sources.connector import AiohttpConnector
 from k2.sources.contract import Exchange, Mapped, prefix_of
 from k2.sources.link import LinkLimits

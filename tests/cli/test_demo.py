@@ -30,7 +30,8 @@ from k2.cli.demo.screen import Place, price_text, render
 from k2.cli.main import cli
 from k2.data_kind import REAL, SIMULATED, check_feed, claim, data_dir
 from k2.errors import ConfigError, SourceError
-from k2.settings import Binance, load_settings
+from k2.setting_feeds import Binance
+from k2.settings import load_settings
 from tests.data import BTC_0808, require
 from tests.e2e.harness import Stack, gap_ranges, quote_ids, trade_ids
 

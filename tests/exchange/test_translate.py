@@ -5,7 +5,7 @@ from __future__ import annotations
 from k2.exchange.capture import stream_of
 from k2.exchange.simulator import SimulatorConfig, frames
 from k2.exchange.translate import AsCoinbase
-from k2.settings import Binance, Coinbase
+from k2.setting_feeds import Binance, Coinbase
 from k2.sources.exchanges import EXCHANGES
 from tests.exchange.feeds import START_NS, ListFeed
 

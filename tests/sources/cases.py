@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from k2.settings import Binance, Coinbase, Feed, Kraken
+from k2.setting_feeds import Binance, Coinbase, Feed, Kraken
 from k2.sources.contract import Exchange
 from k2.sources.exchanges import EXCHANGES
 from tests import data

@@ -14,7 +14,8 @@ from k2.errors import ConfigError
 from k2.pipeline import rules
 from k2.pipeline.validate import POLICIES
 from k2.records import WIRE_QUOTES, WIRE_TRADES
-from k2.settings import Coinbase, Kraken, Validate
+from k2.setting_feeds import Coinbase, Kraken
+from k2.settings import Validate
 from k2.sources.contract import FrameMapper, Mapped
 from k2.sources.exchanges import EXCHANGES
 from k2.sources.kraken import pair_of

@@ -15,7 +15,7 @@ from k2.clock import SYSTEM_CLOCK
 from k2.codecs import Codecs
 from k2.errors import LogError
 from k2.exchange.server import ExchangeServer
-from k2.settings import Binance
+from k2.setting_feeds import Binance
 from k2.sources.binance import BinanceExchange
 from k2.steps.dead_letters import DeadLetters
 from k2.steps.publish import SESSION_HEADER, Partitioner, Publisher, partition_of

@@ -14,7 +14,7 @@ import aiohttp
 from k2.data_kind import REAL, SIMULATED, SIMULATOR_STATE
 from k2.errors import CaptureError, SourceError
 from k2.exchange.capture import read_capture, symbols_of
-from k2.settings import Binance
+from k2.setting_feeds import Binance
 from k2.sources.binance_protocol import BinanceProtocol
 from k2.sources.connector import AiohttpConnector
 
