@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from agents import degradation, maintenance, shed, sink, source, validate
+from k2.faust_app import K2App
 from k2.log import configure_structlog
 from k2.startup import settings_or_exit
 from k2.topics import DEGRADATION_CONTROL, MAINTENANCE, SESSIONS
 from k2.transport.registry import batch_topic
-from k2.worker import K2App, Worker
+from k2.worker import Worker
 from tables.continuity import continuity_table
 from tables.degradation import degradation_table
 from tables.shed import shed_table

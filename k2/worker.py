@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import socket
-import sys
 from collections.abc import Coroutine
 from typing import Any
 
-import faust
 import structlog
 from faust.types import TP
 
@@ -22,13 +19,12 @@ from k2.codecs import Codecs, open_registry
 from k2.degradation.memory import MemoryGauge
 from k2.errors import K2Error, LakeError
 from k2.faultpoints import Point, reached
+from k2.faust_app import K2App
 from k2.hot import HotSide
 from k2.lakehouse import Lakehouse, keepers
-from k2.log import formatter_config
 from k2.pipeline.gap_report import EVENTS_SQL, MAX_EVENTS, Gap, gaps_of
 from k2.pipeline.groups import Cut
 from k2.settings import Settings, key_ring
-from k2.startup import warn_of_unknown_variables
 from k2.status import StatusBoard
 from k2.steps.backfill import BackfillStep
 from k2.steps.control import ControlStep
@@ -42,13 +38,12 @@ from k2.steps.sink import SinkStep
 from k2.steps.source import SourceStep
 from k2.steps.tables import FaustCheckpoints
 from k2.steps.validate import ValidateStep
-from k2.stopping import DRAIN_S, FLUSH_S, HANDOVER_S, Part, close_all, end_overdue
+from k2.stopping import DRAIN_S, HANDOVER_S, Part, close_all
 from k2.topics import DEGRADATION_CONTROL, DEGRADATION_EVENTS, MAINTENANCE, MarketTopic, parse
 from k2.transport.registry import registry
 from k2.vitals import Vitals
 from k2.web.api import build_api
 from k2.web.context import ApiContext
-from k2.web.monitor import K2Monitor
 from k2.web.mount import mount
 from k2.web.port import check_port
 
@@ -57,90 +52,6 @@ log = structlog.get_logger(__name__)
 #: Seconds between two looks at what is still under way, and the least there are to hand over.
 _POLL_S = 0.05
 _LEAST_S = 0.5
-#: Exit status of a worker that could not start.
-CANNOT_START = 1
-_SWITCH_S = 0.0005
-_GC_THRESHOLDS = (200_000, 20, 20)
-
-
-class K2App(faust.App):
-    """Faust's app, with K2's parts opened before it starts and drained before it stops."""
-
-    worker: Worker
-
-    @classmethod
-    def of(cls, settings: Settings) -> K2App:
-        """The app as configured; nothing is opened yet."""
-        kafka, core = settings.kafka, settings.core
-        return cls(
-            core.app_id,
-            broker=_broker(settings),
-            store="memory://",
-            autodiscover=False,
-            origin="k2",
-            datadir=str(core.data_dir / "faust"),
-            topic_partitions=kafka.partitions,
-            topic_replication_factor=kafka.replication,
-            topic_allow_declare=True,
-            consumer_auto_offset_reset="earliest",
-            broker_session_timeout=kafka.session_timeout_s,
-            broker_request_timeout=kafka.request_timeout_s,
-            broker_commit_interval=1.0,
-            stream_buffer_maxsize=16,
-            stream_wait_empty=True,
-            Monitor=K2Monitor,
-            web_bind=settings.api.host,
-            web_host=settings.api.host,
-            web_port=settings.api.port,
-            logging_config=formatter_config(settings),
-        )
-
-    async def start(self) -> None:
-        # The loop unpacks while threads decode and write; with Python's 5 ms they wait for the
-        # interpreter longer than they work.
-        sys.setswitchinterval(_SWITCH_S)
-        warn_of_unknown_variables()
-        try:
-            await self.worker.open()
-            # A batch is thousands of objects that die together; looking through them all the time
-            # for cycles took a tenth of the processor.
-            gc.freeze()
-            gc.set_threshold(*_GC_THRESHOLDS)
-            await super().start()
-        except K2Error as exc:
-            log.error("worker_cannot_start", error=exc.message, **exc.details)  # noqa: TRY400
-            if self.in_worker:
-                # Said in one line; Faust would print the traceback of it, twice.
-                raise SystemExit(CANNOT_START) from exc
-            raise
-
-    async def on_started(self) -> None:
-        await super().on_started()
-        self.worker.started()
-
-    async def _on_agent_error(self, agent: Any, exc: BaseException) -> None:
-        """An agent that fails stops the worker: restarted by Faust it would skip its batch."""
-        self.worker.crash(exc)
-
-    async def stop(self) -> None:
-        if self.in_worker:
-            end_overdue()
-        try:
-            await self.worker.drain()
-        finally:
-            self.worker.going()
-            try:
-                await super().stop()
-            finally:
-                await self.worker.close()
-
-    async def _producer_flush(self, logger: Any) -> None:
-        """As Faust's, but bounded: a log that is away must not hold up a stop or a rebalance."""
-        try:
-            async with asyncio.timeout(FLUSH_S):
-                await super()._producer_flush(logger)
-        except TimeoutError:
-            log.warning("producer_not_flushed", after_s=FLUSH_S)
 
 
 class Worker:
@@ -515,12 +426,3 @@ class Worker:
             now_us=self.clock.now_us,
             cors_origins=frozenset(api.cors_origins),
         )
-
-
-def _broker(settings: Settings) -> str:
-    """The address of the log: Kafka, or the embedded one in the data directory."""
-    if settings.embedded:
-        return f"local://{settings.core.data_dir.absolute() / 'log'}"
-    return ";".join(
-        f"k2kafka://{server.strip()}" for server in settings.kafka.bootstrap_servers.split(",")
-    )

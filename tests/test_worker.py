@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 
 import k2.worker
 from k2.errors import K2Error, LakeError, LogError, StaleWriterError
+from k2.faust_app import K2App
 from k2.settings import Settings
-from k2.worker import K2App, Worker
+from k2.worker import Worker
 from tests.steps.parts import settings_in
 
 LEAVING = frozenset({TP("market.trades.validated", 3)})

@@ -51,7 +51,7 @@ async def send(
     progress: Callable[[int], None],
 ) -> list[Loaded]:
     """Load every file in turn. Raises `LogError`, `LogLockedError` while a worker has the log."""
-    from k2.worker import K2App  # noqa: PLC0415 - takes a second, and errors come before it
+    from k2.faust_app import K2App  # noqa: PLC0415 - takes a second, and errors come before it
 
     settings.core.data_dir.mkdir(parents=True, exist_ok=True)
     app = K2App.of(settings)
