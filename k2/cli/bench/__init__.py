@@ -12,6 +12,7 @@ from k2.cli.bench.freshness import freshness
 from k2.cli.bench.lake import lake
 from k2.cli.bench.start import start
 from k2.cli.bench.transport import transport
+from k2.log import configure_structlog
 
 
 @click.group()
@@ -22,6 +23,7 @@ def bench() -> None:
     names, else one that is started here for the run (it needs Java and Maven). The others need
     nothing. With --json the last line is one JSON object. docs/benchmarks.md has the figures.
     """
+    configure_structlog()  # standard output is the result's
 
 
 for _command in (transport, codec, sink, pipeline, freshness, start, lake, compression, feeds):
