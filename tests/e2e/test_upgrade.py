@@ -26,7 +26,7 @@ from tests.services.require import require
 pytestmark = [pytest.mark.kafka, pytest.mark.heavy, pytest.mark.timeout(300)]
 
 #: A version whose state, topics and tables every later one goes on with.
-BEFORE = "a5521a1"
+BEFORE = "aa63ff0"
 _PARTS = ("k2", "agents", "tables", "schemas")
 
 
