@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from k2.clock import SYSTEM_CLOCK, Clock
+from k2.codec import wire
 from k2.codec.compat import incompatibilities
 from k2.codec.engines import FastEngine, Malformed, SlowEngine
 from k2.codec.registry import SchemaRegistry
@@ -91,6 +92,16 @@ class Codec:
         """
         fast = self.decode_fast(values)
         return self._decode_apart(values) if fast is None else fast
+
+    def may_ask(self, values: Sequence[bytes | None]) -> bool:
+        """True when decoding `values` may ask the registry about a schema, which blocks."""
+        heads = {value[: wire.HEADER.size] for value in values if value is not None}
+        own = wire.header(self.schema_id)
+        return any(
+            len(head) == wire.HEADER.size and wire.HEADER.unpack(head)[1] not in self._lanes
+            for head in heads
+            if head != own
+        )
 
     async def decode_async(self, values: Sequence[bytes | None]) -> Decoded:
         """`decode` for the event loop: what may block runs in a thread."""

@@ -87,6 +87,8 @@ class Decoder(Protocol):
 
     def decode(self, values: Sequence[bytes | None]) -> DecodedRows: ...
 
+    def may_ask(self, values: Sequence[bytes | None]) -> bool: ...
+
 
 class Options(Protocol):
     """What it needs of `k2.settings.Validate`."""
@@ -241,6 +243,10 @@ class Validator:
         """Hold state to its bounds; see `Continuity.trim`. Call it before a checkpoint."""
         numbers, texts = self.continuity.trim(stored_through), self.texts.trim(stored_through)
         return Trimmed(*(a + b for a, b in zip(numbers, texts, strict=True)))
+
+    def may_ask(self, batch: LogBatch) -> bool:
+        """True when judging `batch` may ask the schema registry, which blocks."""
+        return self._codec.may_ask(batch.values)
 
     def apply(self, batch: LogBatch, level: int = Level.NORMAL) -> Outcome:
         """Judge a batch of the log of record.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -20,9 +19,6 @@ from k2.transport.batch import LogBatch
 from k2.transport.reader import LogReader
 
 log = structlog.get_logger(__name__)
-
-#: A batch with more rows is decoded in a thread; fewer hold the loop for less than a millisecond.
-_INLINE_ROWS = 2_000
 
 
 @dataclass(slots=True)
@@ -113,10 +109,7 @@ class TailFeed:
         if not len(batch):
             return
         partition = self._partitions[TP(batch.topic, batch.partition)]
-        if len(batch) > _INLINE_ROWS:
-            parts = await asyncio.to_thread(self._rows.read, batch, partition.cover)
-        else:
-            parts = self._rows.read(batch, partition.cover)
+        parts = await self._rows.read_async(batch, partition.cover)
         now_s = self._clock.monotonic_s()
         for part in parts:
             place = Place(part.epoch, batch.topic, batch.partition)

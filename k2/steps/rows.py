@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,10 @@ from k2.pipeline.cover import CoverReader, Group
 from k2.records import to_lake
 from k2.topics import parse
 from k2.transport.batch import LogBatch
+
+#: Above it Arrow and the codec, which hold no interpreter lock, are worth a thread: meanwhile the
+#: loop unpacks what comes next.
+_INLINE_ROWS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,12 @@ class RowReader:
     def read(self, batch: LogBatch, cover: CoverReader) -> list[RowPart]:
         """What of `batch` is new to `cover`, which moves on. Raises `DecodeError`."""
         return [self._part(batch, groups) for groups in _by_epoch(cover.read(batch))]
+
+    async def read_async(self, batch: LogBatch, cover: CoverReader) -> list[RowPart]:
+        """`read` for the event loop: what takes long or may ask the registry runs in a thread."""
+        if len(batch) > _INLINE_ROWS or self._codec.may_ask(batch.values):
+            return await asyncio.to_thread(self.read, batch, cover)
+        return self.read(batch, cover)
 
     def _part(self, batch: LogBatch, groups: list[Group]) -> RowPart:
         values: list[bytes | None] = []

@@ -30,9 +30,6 @@ from k2.transport.batch import LogBatch
 
 log = structlog.get_logger(__name__)
 
-#: Batches with more rows are decoded in a thread; for fewer the switch costs more than it gains.
-_INLINE_ROWS = 500
-
 
 @dataclass(slots=True)
 class TableCounts:
@@ -125,7 +122,9 @@ class SinkStep:
         """
         tp = TP(batch.topic, batch.partition)
         source = self._sources.get(tp)
-        parts = [] if source is None else await self._read(batch, source.cover)
+        parts = (
+            [] if source is None else await self._rows[batch.topic].read_async(batch, source.cover)
+        )
         if source is not None and self._sources.get(tp) is source:
             self._hold(batch, source, parts)
         # Else the partition left meanwhile: who has it now reads from the vector.
@@ -183,13 +182,6 @@ class SinkStep:
 
     def counts(self) -> dict[str, TableCounts]:
         return {name: table.counts for name, table in self._tables.items()}
-
-    async def _read(self, batch: LogBatch, cover: CoverReader) -> list[RowPart]:
-        read = self._rows[batch.topic].read
-        if len(batch) > _INLINE_ROWS:
-            # Arrow and the codec hold no GIL: meanwhile the loop unpacks what comes next.
-            return await asyncio.to_thread(read, batch, cover)
-        return read(batch, cover)
 
     def _hold(self, batch: LogBatch, source: _Source, parts: list[RowPart]) -> None:
         table, buffer = source.table, source.table.buffer

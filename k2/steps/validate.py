@@ -181,7 +181,9 @@ class ValidateStep:
     async def _judge(self, lane: _Lane, batch: LogBatch) -> Outcome:
         began_s = self._clock.monotonic_s()
         level = self._level()
-        if len(batch) > _INLINE_ROWS or self._factory.may_block(lane.validator):
+        validator = lane.validator
+        may_block = self._factory.may_block(validator) or validator.may_ask(batch)
+        if len(batch) > _INLINE_ROWS or may_block:
             outcome = await asyncio.to_thread(lane.validator.apply, batch, level)
         else:
             outcome = lane.validator.apply(batch, level)

@@ -311,6 +311,12 @@ def test_the_registry_is_asked_once_about_an_unknown_id_and_again_later() -> Non
     assert registry.asked == [6, 6]
 
 
+def test_only_an_unknown_schema_is_asked_for() -> None:
+    codec = Codec(NoRegistry(), schema_text("trades"), 5)
+    assert not codec.may_ask([header(5) + b"x", None, b"", b"\x00\x00", header(5) + b"y"])
+    assert codec.may_ask([header(5) + b"x", header(6) + b"y"])
+
+
 def test_a_registry_that_is_down_makes_no_record_bad() -> None:
     class Down(NoRegistry):
         def schema(self, schema_id: int) -> str:
