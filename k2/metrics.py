@@ -179,4 +179,11 @@ LEAK_SCORE = Gauge(
 )
 DISK_FREE = Gauge("k2_data_dir_free_bytes", "Free space where the data directory is")
 DISK_TOTAL = Gauge("k2_data_dir_total_bytes", "Size of the volume the data directory is on")
-LOOP_LAG = Gauge("k2_event_loop_lag_seconds", "How late a timer of the event loop fires")
+LOOP_LAG = Gauge(
+    "k2_event_loop_lag_seconds", "How late a timer of the event loop fired, at worst of 15 s"
+)
+LOOP_DELAY = Histogram(
+    "k2_event_loop_delay_seconds",
+    "How late each timer of the event loop fired",
+    buckets=(0.001, 0.0025, *_LATENCY[1:]),
+)

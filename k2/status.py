@@ -61,7 +61,6 @@ class StatusBoard:
             due_s = loop.time() + _EVERY_S
             await self.look()
             await asyncio.sleep(max(0.0, due_s - loop.time()))
-            metrics.LOOP_LAG.set(max(0.0, loop.time() - due_s))
 
     async def look(self) -> None:
         """Refresh; a log or lake that does not answer is said once, and nothing counts as done."""

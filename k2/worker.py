@@ -22,6 +22,7 @@ from k2.faultpoints import Point, reached
 from k2.faust_app import K2App
 from k2.hot import HotSide
 from k2.lakehouse import Lakehouse, keepers
+from k2.looplag import LoopWatch
 from k2.pipeline.gap_report import EVENTS_SQL, MAX_EVENTS, Gap, gaps_of
 from k2.pipeline.groups import Cut
 from k2.settings import Settings, key_ring
@@ -271,6 +272,7 @@ class Worker:
         self.spawn(self.lake.keep_fresh())
         self.spawn(self.control.run())
         self.spawn(self.status.run())
+        self.spawn(LoopWatch(self.clock).run())
         self.spawn(self._vitals().run())
         if "validate" in roles:
             self.spawn(self._checkpoint_idle())

@@ -31,10 +31,10 @@ def map_to_json(maps: pa.Array) -> pa.Array:
     offsets = offsets_of(maps).astype(np.int64)
     first, last = int(offsets[0]), int(offsets[-1])
     names, codes = _names(maps.keys.slice(first, last - first), rows)
-    values = _bodies(maps.items.slice(first, last - first))
+    values = bodies(maps.items.slice(first, last - first))
     offsets -= first
     counts = np.diff(offsets)
-    pool, heads, rests, ends = _pool(_bodies(names), values)
+    pool, heads, rests, ends = _pool(bodies(names), values)
     # Two pieces per entry and one at the end of each row; an empty or null row has only the end.
     cuts = 2 * offsets + np.arange(rows + 1)
     order = np.empty(int(cuts[-1]), np.int64)
@@ -76,7 +76,7 @@ def _pool(keys: pa.Array, values: pa.Array) -> tuple[pa.Array, int, int, int]:
     return pool, at, at + len(names), at + 2 * len(names)
 
 
-def _bodies(texts: pa.Array) -> pa.Array:
+def bodies(texts: pa.Array) -> pa.Array:
     """The texts as they stand between the quotes of a JSON string."""
     offsets = offsets_of(texts)
     data = texts.buffers()[2]

@@ -49,6 +49,10 @@ _DELTA = {
     "quote_id": "DELTA_BYTE_ARRAY",
 }
 
+#: Fewer rows than this in a row group cost more to find than to decode.
+_LEAST_GROUP = 2_048
+_MOST_GROUPS = 64
+
 _Ints = npt.NDArray[np.int64]
 
 
@@ -113,7 +117,8 @@ class _Job:
     def write(self, metadata: TableMetadata, io: FileIO, options: dict[str, Any]) -> DataFile:
         # Through memory: one write call per file, whatever the store behind the FileIO.
         buffer = pa.BufferOutputStream()
-        pq.write_table(self.rows, buffer, **options)
+        most = row_group_rows(self.rows.num_rows, options["row_group_size"])
+        pq.write_table(self.rows, buffer, **{**options, "row_group_size": most})
         content = buffer.getvalue()
         with io.new_output(self.location).create(overwrite=True) as stream:
             stream.write(content)
@@ -290,8 +295,20 @@ def _bounds(
     return result
 
 
+def row_group_rows(rows: int, limit: int) -> int:
+    """Rows of a row group in a file of `rows`: a reader decodes whole ones, whatever it wants.
+
+    A file has up to 64, so that a symbol's hour costs a small part of it and the footer stays small
+    (2 kB each); at most `limit` rows, the table's property.
+    """
+    size = _LEAST_GROUP
+    while size * _MOST_GROUPS < rows:
+        size *= 2
+    return min(size, limit)
+
+
 def parquet_options(table: TableDef, metadata: TableMetadata) -> dict[str, Any]:
-    """How Parquet files of `table` are written: codec, encodings, statistics, row groups."""
+    """How Parquet files of `table` are written; `row_group_size` is the most there may be."""
     codec = metadata.properties.get("write.parquet.compression-codec", "zstd")
     names = [name for name, _, _ in table.columns]
     return {

@@ -26,7 +26,13 @@ from pyiceberg.typedef import Record
 from pyiceberg.types import PrimitiveType
 
 from k2.errors import LakeError
-from k2.lake.files import data_file, data_location, delete_files, parquet_options
+from k2.lake.files import (
+    data_file,
+    data_location,
+    delete_files,
+    parquet_options,
+    row_group_rows,
+)
 from k2.lake.tables import TableDef
 from k2.maintenance.merge import UnsortedRunError, merge_sorted, sort_rows
 from k2.maintenance.plan import Group
@@ -207,7 +213,7 @@ class _Output:
         self._group = group
         self._name = name
         self._options = parquet_options(rewriter.table, rewriter.metadata)
-        self._group_rows = self._options.pop("row_group_size")
+        self._group_rows = row_group_rows(group.rows, self._options.pop("row_group_size"))
         self._waiting: list[pa.Table] = []
         self._waiting_rows = 0
         self._files: list[DataFile] = []

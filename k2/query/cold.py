@@ -16,6 +16,7 @@ import pyarrow as pa
 from k2.lake.files import symbol_bucket
 from k2.lake.reader import LakeFile
 from k2.lake.vector import Vector
+from k2.query.cold_rows import ColdRows
 from k2.query.database import local_path, quote
 
 #: Parts of a total order, so that two runs of a query over the same rows agree to the last row.
@@ -30,12 +31,25 @@ class Bounds:
     start_us: int | None = None
     end_us: int | None = None
 
+    def meet(self, symbols: tuple[str, str] | None, times_us: tuple[int, int] | None) -> bool:
+        """False when nothing between these ends (None: not known) is within the bounds."""
+        if self.symbols is not None and symbols is not None:
+            low, high = symbols
+            if not any(low <= symbol <= high for symbol in self.symbols):
+                return False
+        if times_us is None:
+            return True
+        first, last = times_us
+        after = self.start_us is not None and last < self.start_us
+        return not after and (self.end_us is None or first < self.end_us)
+
 
 class ColdSnapshot:
     """A pinned snapshot of one table with its planned files. Immutable.
 
     `columns`: the lake's Arrow schema with Parquet field ids. `metadata_location`: given when the
     snapshot has delete files, which only `iceberg_scan` applies. `pinned_s`: monotonic seconds.
+    `reader`: reads a few of its files.
     """
 
     def __init__(
@@ -47,6 +61,7 @@ class ColdSnapshot:
         files: Sequence[LakeFile],
         metadata_location: str | None = None,
         pinned_s: float = 0.0,
+        reader: ColdRows | None = None,
     ) -> None:
         self.snapshot_id = snapshot_id
         self.vector = vector
@@ -54,6 +69,7 @@ class ColdSnapshot:
         self.files = tuple(sorted(files, key=latest_first))
         self.metadata_location = metadata_location
         self.pinned_s = pinned_s
+        self._reader = reader
         self._by_bucket: dict[int | None, list[LakeFile]] = {}
         for file in self.files:
             self._by_bucket.setdefault(file.bucket, []).append(file)
@@ -82,6 +98,12 @@ class ColdSnapshot:
             ),
             key=latest_first,
         )
+
+    def reader(self, files: Collection[LakeFile]) -> ColdRows | None:
+        """What reads `files` faster than DuckDB would; None when it has to be DuckDB."""
+        if self.metadata_location is not None or self._reader is None:
+            return None
+        return self._reader if self._reader.takes(files) else None
 
     def scan(self, files: Collection[LakeFile]) -> str | None:
         """A table expression over `files` for FROM; None when there is nothing to read."""

@@ -38,9 +38,9 @@ def rows_of(table: pa.Table, *, parse_json: frozenset[str] = frozenset()) -> lis
 
     Columns of the same name get `_1`, `_2`, …, so that none hides another.
     """
-    names = _unique(table.column_names)
+    names = column_names(table)
     columns = [
-        [_parsed(text) for text in column.to_pylist()] if name in parse_json else _values(column)
+        [parsed(text) for text in column.to_pylist()] if name in parse_json else _values(column)
         for name, column in zip(table.column_names, table.columns, strict=True)
     ]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
@@ -48,17 +48,18 @@ def rows_of(table: pa.Table, *, parse_json: frozenset[str] = frozenset()) -> lis
 
 def column_types(table: pa.Table) -> list[dict[str, str]]:
     """Name and Arrow type of each column of `rows_of`."""
-    names = _unique(table.column_names)
+    names = column_names(table)
     return [
         {"name": name, "type": str(field.type)}
         for name, field in zip(names, table.schema, strict=True)
     ]
 
 
-def _unique(names: list[str]) -> list[str]:
+def column_names(table: pa.Table) -> list[str]:
+    """The names of the columns, each only once."""
     seen: dict[str, int] = {}
     out: list[str] = []
-    for name in names:
+    for name in table.column_names:
         count = seen.get(name, -1) + 1
         while count and f"{name}_{count}" in seen:
             count += 1
@@ -69,7 +70,8 @@ def _unique(names: list[str]) -> list[str]:
     return out
 
 
-def _parsed(text: str | None) -> Any:
+def parsed(text: str | None) -> Any:
+    """What the JSON says; text that is none stays text."""
     if text is None:
         return None
     try:
@@ -79,14 +81,14 @@ def _parsed(text: str | None) -> Any:
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
-    return [value for chunk in column.chunks for value in _array(chunk)]
+    return [value for chunk in column.chunks for value in values_of(chunk)]
 
 
-def _array(array: pa.Array) -> list[Any]:
-    """By type, not by value: Python has no date after 9999 and no infinite one."""
+def values_of(array: pa.Array) -> list[Any]:
+    """Values for orjson. By type, not by value: Python has no date after 9999 nor endless ones."""
     kind = array.type
     if pa.types.is_dictionary(kind):
-        return _array(array.dictionary_decode())
+        return values_of(array.dictionary_decode())
     for test, convert in _BY_TYPE:
         if test(kind):
             return convert(array)
@@ -119,12 +121,12 @@ def _intervals(array: pa.Array) -> list[Any]:
 def _lists(array: pa.Array) -> list[Any]:
     if pa.types.is_fixed_size_list(array.type):
         array = array.cast(pa.list_(array.type.value_type))
-    return _spread(array, lambda first, count: _array(array.values.slice(first, count)))
+    return _spread(array, lambda first, count: values_of(array.values.slice(first, count)))
 
 
 def _maps(array: pa.Array) -> list[Any]:
     def pairs(first: int, count: int) -> list[Any]:
-        keys, items = (_array(part.slice(first, count)) for part in (array.keys, array.items))
+        keys, items = (values_of(part.slice(first, count)) for part in (array.keys, array.items))
         return [list(pair) for pair in zip(keys, items, strict=True)]
 
     return _spread(array, pairs)
@@ -146,7 +148,7 @@ def _spread(array: pa.Array, elements: Callable[[int, int], list[Any]]) -> list[
 
 def _structs(array: pa.Array) -> list[Any]:
     names = [field.name for field in array.type]
-    rows = zip(*(_array(part) for part in array.flatten()), strict=True)
+    rows = zip(*(values_of(part) for part in array.flatten()), strict=True)
     return [
         dict(zip(names, row, strict=True)) if valid else None
         for row, valid in zip(rows, array.is_valid().to_pylist(), strict=True)

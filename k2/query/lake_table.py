@@ -26,6 +26,7 @@ from k2.lake.reader import LakeReader, Pinned
 from k2.lake.tables import TableDef
 from k2.lake.vector import Vector
 from k2.query.cold import ColdSnapshot
+from k2.query.cold_rows import ColdRows
 
 #: Operations after which an older snapshot plus the tail is still the same table. A replace
 #: (compaction) keeps the rows.
@@ -63,6 +64,7 @@ class PinnedTable:
         self._table = table
         self._clock = clock
         self._keep_s = keep_s
+        self._rows = ColdRows(table.arrow_schema, table.time_column)
         self._lock = threading.Lock()
         self._kept: tuple[ColdSnapshot, ...] = ()
         self._old: OrderedDict[int | None, ColdSnapshot] = OrderedDict()
@@ -142,6 +144,7 @@ class PinnedTable:
             files=self._reader.files(pinned),
             metadata_location=pinned.metadata_location if deletes else None,
             pinned_s=self._clock.monotonic_s(),
+            reader=self._rows,
         )
 
 

@@ -13,11 +13,13 @@ from typing import Any, Final
 
 import duckdb
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from k2.lake.reader import LakeFile
 from k2.query.cold import TIE_BREAK, Bounds, ColdSnapshot, column_list, identifier
+from k2.query.cold_rows import ColdRows
 from k2.query.filters import Between, Key, OneOf, after_key, all_of, key_sql
 from k2.query.seam import Pin
 
@@ -99,7 +101,7 @@ def find(
     read, scale, cut_short = 0, 1, False
     while read < len(files):
         edge = _edge(best, query)
-        group = _next_group(files[read:], query.limit * _ROWS_PER_ROW * scale, _FILES * scale)
+        group = _next_group(files[read:], scale, query)
         wanted = [file for file in group if _may_change(file, edge, query)]
         if not wanted:
             break
@@ -126,14 +128,27 @@ def _nearest_first(files: list[LakeFile], query: RecordsQuery) -> list[LakeFile]
     )
 
 
-def _next_group(files: list[LakeFile], rows: int, most: int) -> list[LakeFile]:
-    """The first files that have `rows` rows together, at most `most`."""
-    total = 0
-    for count, file in enumerate(files[:most], start=1):
-        total += file.rows
-        if total >= rows:
-            return files[:count]
-    return files[:most]
+def _next_group(files: list[LakeFile], scale: int, query: RecordsQuery) -> list[LakeFile]:
+    """The first files that have enough rows together, and those of the same time.
+
+    The buckets of one day hold the same hours: read one after the other, what the first gives
+    would mostly be thrown away again.
+    """
+    wanted, most = query.limit * _ROWS_PER_ROW * scale, _FILES * scale
+    edge = _far_end(files[0], query)
+    rows = count = 0
+    for file in files[:most]:
+        if rows >= wanted and not _may_change(file, edge, query):
+            break
+        rows, count = rows + file.rows, count + 1
+    return files[:count]
+
+
+def _far_end(file: LakeFile, query: RecordsQuery) -> int | None:
+    """Where a file ends, seen in the order of the query; None: not known."""
+    if file.times_us is None:
+        return None
+    return file.times_us[0] if query.newest_first else file.times_us[1]
 
 
 def _hot(pinned: Pin[ColdSnapshot], query: RecordsQuery) -> pa.Table:
@@ -155,6 +170,12 @@ def _hot(pinned: Pin[ColdSnapshot], query: RecordsQuery) -> pa.Table:
 
 
 def _matching(rows: pa.Table, query: RecordsQuery) -> pa.Table:
+    mask = _mask(rows, query)
+    return rows if mask is None else rows.filter(mask)
+
+
+def _mask(rows: pa.Table, query: RecordsQuery) -> Any:
+    """Which rows the query wants; None: all."""
     start, end = query.times
     times = rows[query.time_column]
     tests = [test.mask(rows) for test in query.tests]
@@ -166,8 +187,7 @@ def _matching(rows: pa.Table, query: RecordsQuery) -> pa.Table:
         tests.append(
             after_key(rows, query.time_column, query.after, newest_first=query.newest_first)
         )
-    mask = all_of(tests)
-    return rows if mask is None else rows.filter(mask)
+    return all_of(tests)
 
 
 def _time(us: int) -> pa.Scalar:
@@ -191,7 +211,10 @@ def _edge(rows: pa.Table, query: RecordsQuery) -> int | None:
 
 
 def _nth(rows: pa.Table, query: RecordsQuery) -> int:
-    times = rows[query.time_column].cast(pa.int64()).to_numpy()
+    return _nth_of(rows[query.time_column].cast(pa.int64()).to_numpy(), query)
+
+
+def _nth_of(times: npt.NDArray[np.int64], query: RecordsQuery) -> int:
     nth = len(times) - query.limit if query.newest_first else query.limit - 1
     return int(np.partition(times, nth)[nth])
 
@@ -212,8 +235,11 @@ def _cold(
     query: RecordsQuery,
     edge: int | None,
 ) -> pa.Table:
-    scan = snapshot.scan(files)
     query = _narrowed(query, edge)
+    reader = snapshot.reader(files)
+    if reader is not None:
+        return _nearest(reader, files, query)
+    scan = snapshot.scan(files)
     if sum(file.rows for file in files) > _NARROW_FIRST_ROWS:
         query = _narrowed(query, _nth_cold(cursor, scan, query))
     where, values = _where(query)
@@ -224,6 +250,46 @@ def _cold(
         f"ORDER BY {order} LIMIT {int(query.limit)}"
     )
     return cursor.execute(sql, values).to_arrow_table().cast(snapshot.columns)
+
+
+def _nearest(reader: ColdRows, files: list[LakeFile], query: RecordsQuery) -> pa.Table:
+    """The rows of `files` that may be among the first `limit`: by time, ties included."""
+    looks = [reader.look(file, _Asked(query)) for file in files]
+    times = [
+        looked.keys[query.time_column].cast(pa.int64()).to_numpy()[looked.places]
+        for looked in looks
+    ]
+    together = np.concatenate(times)
+    if len(together) > query.limit:
+        edge = _nth_of(together, query)
+        near = np.greater_equal if query.newest_first else np.less_equal
+        chosen = [looked.places[near(own, edge)] for looked, own in zip(looks, times, strict=True)]
+    else:
+        chosen = [looked.places for looked in looks]
+    found = [reader.take(looked, one) for looked, one in zip(looks, chosen, strict=True)]
+    return _top([pa.concat_tables(found)], query)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The rows of a query, for `ColdRows`."""
+
+    query: RecordsQuery
+
+    @property
+    def columns(self) -> list[str]:
+        behind = () if self.query.after is None else TIE_BREAK
+        tests = (test.column for test in self.query.tests)
+        return list(dict.fromkeys((self.query.time_column, *tests, *behind)))
+
+    def may_be_in(self, symbols: tuple[str, str] | None, times_us: tuple[int, int] | None) -> bool:
+        return self.query.bounds.meet(symbols, times_us)
+
+    def rows(self, keys: pa.Table) -> npt.NDArray[np.int64]:
+        mask = _mask(keys, self.query)
+        if mask is None:
+            return np.arange(keys.num_rows)
+        return np.flatnonzero(mask.to_numpy())
 
 
 def _nth_cold(

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from k2.lake.vector import Place
-from k2.query.tail import HotPlace, TailView
+from k2.query.tail import TailView
 
 _ORDER = [("timestamp", "ascending"), ("platform_sequence", "ascending")]
 
@@ -27,7 +27,11 @@ class News:
 
 @dataclass(slots=True)
 class Follower:
-    """One reader of one table. `symbols`: None for all; `most`: rows of one piece of news."""
+    """One reader of one table. `symbols`: None for all; `most`: rows of one piece of news.
+
+    `begin`, and `news` where `waiting` says many, look through many rows: call them in a thread,
+    one at a time.
+    """
 
     symbols: frozenset[str] | None
     most: int
@@ -42,6 +46,11 @@ class Follower:
         rows = _sorted(view, tables)
         return rows.slice(max(0, rows.num_rows - newest))
 
+    def waiting(self, view: TailView) -> int:
+        """Rows `news` would have to look at."""
+        places = view.places.items()
+        return sum(hot.count_above(self._marks.get(place, hot.low)) for place, hot in places)
+
     def news(self, view: TailView) -> News:
         """What the picture has above what was given; the newest `most` rows of it."""
         skipped, tables = 0, []
@@ -51,19 +60,11 @@ class Follower:
             if hot.high <= mark:
                 continue
             skipped += max(0, hot.low - mark)
-            tables += self._above(hot, mark)
+            tables += [self._wanted(chunk.above(mark)) for chunk in hot.chunks_above(mark)]
             self._marks[place] = hot.high
         rows = _sorted(view, tables)
         late = max(0, rows.num_rows - self.most)
         return News(rows.slice(late), skipped + late)
-
-    def _above(self, hot: HotPlace, mark: int) -> list[pa.Table]:
-        found = []
-        for chunk in reversed(hot.chunks):
-            if chunk.last <= mark:
-                break
-            found.append(self._wanted(chunk.above(mark)))
-        return found
 
     def _wanted(self, rows: pa.Table) -> pa.Table:
         if self.symbols is None:

@@ -78,6 +78,18 @@ class HotPlace:
     high: int
     chunks: tuple[Chunk, ...] = ()
 
+    def chunks_above(self, sequence: int) -> Iterator[Chunk]:
+        """Chunks with rows above `sequence`, the youngest first."""
+        for chunk in reversed(self.chunks):
+            if chunk.last <= sequence:
+                break
+            yield chunk
+
+    def count_above(self, sequence: int) -> int:
+        """How many rows have a platform_sequence above `sequence`."""
+        chunks = self.chunks_above(sequence)
+        return sum(len(chunk.sequences) - chunk.below(sequence) for chunk in chunks)
+
 
 @dataclass(frozen=True)
 class TailView:
@@ -106,9 +118,7 @@ class TailView:
         """Chunks with rows above `vector`, each with the sequence its rows must be above."""
         for place, hot in self.places.items():
             sequence = _sequence(vector, place)
-            for chunk in reversed(hot.chunks):
-                if chunk.last <= sequence:
-                    break
+            for chunk in hot.chunks_above(sequence):
                 yield chunk, sequence
 
     def rows_above(self, vector: Vector) -> pa.Table:
@@ -118,10 +128,8 @@ class TailView:
 
     def count_above(self, vector: Vector) -> int:
         """How many rows `rows_above` would give."""
-        return sum(
-            len(chunk.sequences) - chunk.below(sequence)
-            for chunk, sequence in self.chunks_above(vector)
-        )
+        places = self.places.items()
+        return sum(hot.count_above(_sequence(vector, place)) for place, hot in places)
 
     def digest(self, vector: Vector) -> str:
         """Identity of the rows an answer could see: `vector` moved up to what the tail has read."""

@@ -18,6 +18,7 @@ from aiohttp import web
 from k2.errors import InvalidParameter
 from k2.query.encode import rows_of
 from k2.query.engine import Answer
+from k2.query.json_text import json_rows
 from k2.web.envelope import ROWS, answer, meta, page
 
 Format = Literal["json", "csv", "parquet", "arrow"]
@@ -123,7 +124,7 @@ async def encoded(rows: pa.Table) -> orjson.Fragment:
 
 
 def _json_rows(rows: pa.Table) -> bytes:
-    return orjson.dumps(rows_of(rows, parse_json=_JSON_COLUMNS))
+    return json_rows(rows, parse_json=_JSON_COLUMNS)
 
 
 def _facts(found: Answer, name: str, shown: str, pages: Mapping[str, Any]) -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""Any interleaving of produce, read, commit, trim, restart and query equals one plain list."""
+"""Any interleaving of produce, read, commit, compact, expire, trim, restart and query equals one
+plain list: a model of the lake, so that thousands of steps are tried."""
 
 from __future__ import annotations
 
@@ -99,6 +100,18 @@ class Interleaving(RuleBasedStateMachine):
                 keys.update((place, s) for s in rows)
         snap = Snap(before.snapshot_id + 1, before.vector.advanced(moved), frozenset(keys))
         self.snapshots = [*self.snapshots[-3:], snap]
+
+    @rule()
+    def compact(self) -> None:
+        """The same rows and the same vector under a new id."""
+        before = self.snapshots[-1]
+        snap = Snap(before.snapshot_id + 1, before.vector, before.keys)
+        self.snapshots = [*self.snapshots[-3:], snap]
+
+    @rule(count=st.integers(1, 4))
+    def expire(self, count: int) -> None:
+        """All but the newest may go."""
+        self.snapshots = self.snapshots[-count:]
 
     @rule(seconds=st.floats(0, 90))
     def wait(self, seconds: float) -> None:

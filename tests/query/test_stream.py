@@ -42,6 +42,19 @@ def test_snapshot_then_news_without_hole_or_double() -> None:
     assert ids(follower.news(tail.view()).rows) == []
 
 
+def test_what_waits_is_counted_before_it_is_looked_at() -> None:
+    tail = tail_of(place(), place(1))
+    add(tail, place(), [1, 2, 3])
+    follower = Follower(None, 100)
+    follower.begin(tail.view(), 0)
+    assert follower.waiting(tail.view()) == 0
+    add(tail, place(), [4, 5])
+    add(tail, place(1), [1], partition=1)
+    assert follower.waiting(tail.view()) == 3
+    follower.news(tail.view())
+    assert follower.waiting(tail.view()) == 0
+
+
 def test_only_the_symbols_asked_for() -> None:
     tail = tail_of(place())
     follower = Follower(frozenset({"ETHUSDT"}), 100)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 import faust
 import pytest
 from aiohttp import ClientSession
+from prometheus_client import REGISTRY
 
 from k2.dev.process import free_ports
 from k2.web.api import build_api
@@ -55,3 +59,27 @@ async def test_routes(url: str) -> None:
         for path in ("/graph/", "/assignment/", "/router/"):
             async with session.get(url + path, headers={"X-API-Key": "right"}) as response:
                 assert response.status == 404, path
+
+
+ENDLESS = "SELECT count(*) FROM range(100000000) a, range(1000000) b WHERE a.range < b.range"
+
+
+async def test_a_client_that_goes_away_stops_its_query(url: str, platform: Platform) -> None:
+    def cancelled() -> float:
+        labels = {"query_type": "sql", "status": "cancelled"}
+        return REGISTRY.get_sample_value("k2_query_executions_total", labels) or 0.0
+
+    async def until(done: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not done():  # noqa: ASYNC110 - a thread ends
+                await asyncio.sleep(0.01)
+
+    before = cancelled()
+    async with ClientSession(headers={"X-API-Key": "right"}) as session:
+        asking = asyncio.create_task(session.post(f"{url}/v1/sql", json={"sql": ENDLESS}))
+        await until(lambda: platform.engine.stats().running == 1)
+        # Ending the request closes its connection, as a client does that is gone.
+        asking.cancel()
+        # The slot is given back by the thread that ran the query: so DuckDB has stopped.
+        await until(lambda: platform.engine.stats().running == 0)
+    assert cancelled() == before + 1

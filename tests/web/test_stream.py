@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import Any
 
 import aiohttp
+import pyarrow as pa
 import pytest
 
+from k2.query.stream import Follower, News
+from k2.query.tail import TailView
+from k2.web.resources import stream
 from tests.query.rows import T0_US, place, rows
 from tests.web.api import KEY, Api
 
@@ -58,6 +63,32 @@ async def test_a_socket_gets_the_same_and_only_its_symbols(api: Api) -> None:
     produce(api, 17)  # nobody listens any more, and nothing is left behind
     async with api.client.ws_connect(url, headers=KEY) as socket:
         assert numbers(await socket.receive_json(timeout=10)) == []
+
+
+async def test_many_rows_are_looked_through_off_the_loop(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_loop: list[tuple[str, bool]] = []
+    loop_thread = threading.get_ident()
+
+    class Watched(Follower):
+        def begin(self, view: TailView, newest: int) -> pa.Table:
+            on_loop.append(("begin", threading.get_ident() == loop_thread))
+            return super().begin(view, newest)
+
+        def news(self, view: TailView) -> News:
+            on_loop.append((f"{self.waiting(view)}", threading.get_ident() == loop_thread))
+            return super().news(view)
+
+    monkeypatch.setattr(stream, "Follower", Watched)
+    async with api.client.get("/v1/stream?snapshot=2", headers=KEY) as response:
+        await events(response, 1)
+        produce(api, *range(15, 415))
+        ((_, many),) = await events(response, 1)
+        produce(api, 415)
+        ((_, one),) = await events(response, 1)
+    assert (len(many["data"]), numbers(one)) == (400, [415])
+    assert on_loop == [("begin", False), ("400", False), ("1", True)]
 
 
 async def test_quotes_have_their_own(api: Api) -> None:

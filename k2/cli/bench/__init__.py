@@ -10,6 +10,7 @@ from k2.cli.bench.feeds import feeds
 from k2.cli.bench.flow import pipeline, sink
 from k2.cli.bench.freshness import freshness
 from k2.cli.bench.lake import lake
+from k2.cli.bench.query import query
 from k2.cli.bench.start import start
 from k2.cli.bench.transport import transport
 from k2.log import configure_structlog
@@ -26,5 +27,7 @@ def bench() -> None:
     configure_structlog()  # standard output is the result's
 
 
-for _command in (transport, codec, sink, pipeline, freshness, start, lake, compression, feeds):
+for _command in (
+    transport, codec, sink, pipeline, freshness, start, lake, compression, feeds, query,
+):  # fmt: skip
     bench.add_command(_command)

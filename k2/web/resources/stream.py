@@ -120,7 +120,8 @@ async def _messages(
     loop = asyncio.get_running_loop()
     follower = Follower(given.symbols, _MOST)
     view = _view(context, given)
-    yield "snapshot", {"data": await _encoded(follower.begin(view, given.snapshot))}
+    newest = await asyncio.to_thread(follower.begin, view, given.snapshot)
+    yield "snapshot", {"data": await _encoded(newest)}
     quiet_since_s = loop.time()
     while True:
         await asyncio.sleep(_EVERY_S)
@@ -131,7 +132,10 @@ async def _messages(
                 yield "heartbeat", {}
             continue
         view = newer
-        news = follower.news(view)
+        if follower.waiting(view) <= _INLINE_ROWS:
+            news = follower.news(view)
+        else:
+            news = await asyncio.to_thread(follower.news, view)
         if news.skipped:
             yield "skipped", {"count": news.skipped}
         if news.rows.num_rows:
