@@ -146,7 +146,7 @@ class ColdRows:
         held = [table.select(list(names)) for table in known if table is not None]
         if len(held) == len(groups):
             return pa.concat_tables(held)
-        return self._decode(file, footer, [one.index for one in groups], names)
+        return self._decode(file, footer, [[one.index for one in groups]], names)[0]
 
     def _whole(self, file: LakeFile, groups: Sequence[_Group]) -> list[pa.Table]:
         """All columns of row groups; the ones asked for last are kept."""
@@ -159,16 +159,12 @@ class ColdRows:
                     found[group.index] = known
         missing = [group for group in groups if group.index not in found]
         if missing:
-            indices = [group.index for group in missing]
-            rows = self._decode(file, self._footer(file), indices, self._columns.names)
-            first = 0
-            for group in missing:
-                # Copied: a slice would hold on to all that was decoded with it.
-                alone = len(missing) == 1
-                own = rows if alone else rows.slice(first, group.rows).combine_chunks()
-                found[group.index] = own
-                self._keep((file.path, group.index), own)
-                first += group.rows
+            # One by one: slices of one large piece would all hold on to the whole.
+            each = [[group.index] for group in missing]
+            decoded = self._decode(file, self._footer(file), each, self._columns.names)
+            for group, rows in zip(missing, decoded, strict=True):
+                found[group.index] = rows
+                self._keep((file.path, group.index), rows)
         return [found[group.index] for group in groups]
 
     def _keep(self, key: tuple[str, int], rows: pa.Table) -> None:
@@ -181,8 +177,11 @@ class ColdRows:
                 self._held -= self._decoded.popitem(last=False)[1].nbytes
 
     def _decode(
-        self, file: LakeFile, footer: _Footer, groups: Sequence[int], names: Sequence[str]
-    ) -> pa.Table:
+        self, file: LakeFile, footer: _Footer, parts: Sequence[list[int]], names: Sequence[str]
+    ) -> list[pa.Table]:
+        """The columns `names` of the row groups of each part."""
+        chosen = list(names)
+        wanted = pa.schema([self._columns.field(name) for name in chosen])
         try:
             with pq.ParquetFile(
                 local_path(file.path),
@@ -191,11 +190,13 @@ class ColdRows:
                 # Reading ahead in other threads is for stores that are far away.
                 pre_buffer=False,
             ) as parquet:
-                rows = parquet.read_row_groups(list(groups), columns=list(names), use_threads=False)
+                found = [
+                    parquet.read_row_groups(part, columns=chosen, use_threads=False)
+                    for part in parts
+                ]
         except (OSError, pa.ArrowException) as exc:
             raise _gone(file) from exc
-        wanted = pa.schema([self._columns.field(name) for name in names])
-        return rows.select(list(names)).cast(wanted)
+        return [rows.select(chosen).cast(wanted) for rows in found]
 
     def _footer(self, file: LakeFile) -> _Footer:
         with self._lock:

@@ -58,7 +58,8 @@ def _joined(table: pa.Table, parse_json: frozenset[str]) -> bytes:
         *parts, before[:-1] + "}", "", null_handling="replace", null_replacement="null"
     )
     together = pa.ListArray.from_arrays(pa.array([0, len(rows)], pa.int32()), rows)
-    return b"[" + pc.binary_join(together, ",")[0].as_buffer().to_pybytes() + b"]"
+    body: bytes = pc.binary_join(together, ",")[0].as_buffer().to_pybytes()
+    return b"[" + body + b"]"
 
 
 def _texts(table: pa.Table, parse_json: frozenset[str]) -> list[_Text]:
