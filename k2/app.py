@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agents import degradation, maintenance, shed, sink, source, validate
+from agents import candles, degradation, maintenance, shed, sink, source, validate
 from k2.faust_app import K2App
 from k2.log import configure_structlog
 from k2.startup import settings_or_exit
@@ -40,6 +40,7 @@ if "validate" in roles:
     validate.attach(app, _batches(*(topic.log for topic in conf.topics)), worker)
 if "sink" in roles:
     sink.attach(app, _batches(*worker.sink_topics), worker)
+    candles.attach(app, _batches(*worker.candle_topics), worker)
     shed.attach(app, _batches(*(topic.validated for topic in conf.topics)), worker)
 if "control" in roles:
     degradation.attach(app, app.topic(DEGRADATION_CONTROL, partitions=1, internal=True), worker)

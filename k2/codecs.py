@@ -11,7 +11,7 @@ from k2.codec.http_registry import HttpRegistry
 from k2.codec.registry import FileRegistry, SchemaRegistry
 from k2.codec.schemas import kind_of, schema_text, subject_of
 from k2.settings import Settings
-from k2.steps.rows import RowReader
+from k2.steps.rows import CandleRows, RowReader
 from k2.topics import MarketTopic
 
 
@@ -55,3 +55,7 @@ class Codecs:
     def reader(self, topic: str) -> RowReader:
         """Turns batches of a topic into rows of its table (`kind_of(topic)`)."""
         return RowReader(kind_of(topic), self.of(topic))
+
+    def candle_reader(self, topic: str) -> CandleRows:
+        """Turns batches of a topic of trades into what candles are folded from."""
+        return CandleRows(kind_of(topic), self.of(topic))

@@ -128,6 +128,12 @@ class StaleWriterError(LakeError):
     code = "stale_writer"
 
 
+class StaleBasisError(LakeError):
+    """What rows were made from has changed in the table meanwhile: make them again."""
+
+    code = "stale_basis"
+
+
 class SourceError(K2Error):
     """An exchange session failed or spoke an unexpected protocol."""
 
@@ -185,3 +191,39 @@ class Overloaded(K2Error):
     """The process refuses work it could not finish; try again after `retry_after_s`."""
 
     code = "overloaded"
+
+
+class ApiError(K2Error):
+    """A server refused or failed a request; `details` has its `status` and what it said."""
+
+    code = "api"
+
+
+class ApiAccessError(ApiError):
+    """No key, a wrong one, or one without the scope."""
+
+    code = "api_access"
+
+
+class ApiRequestError(ApiError):
+    """The request is wrong; `details` names the parameter, its value and what is allowed."""
+
+    code = "api_request"
+
+
+class ApiNotFoundError(ApiError):
+    """There is nothing for these parameters."""
+
+    code = "api_not_found"
+
+
+class ApiBusyError(ApiError):
+    """Not now: too many requests, or the platform is down; `details["retry_after_s"]`."""
+
+    code = "api_busy"
+
+
+class ApiUnreachableError(ApiError):
+    """No server answered."""
+
+    code = "api_unreachable"

@@ -17,7 +17,7 @@ from k2.clock import Clock
 from k2.codecs import Codecs
 from k2.errors import K2Error
 from k2.freshness import Freshness
-from k2.lake.tables import GAPS, QUOTES, TRADES
+from k2.lake.tables import CANDLES, GAPS, QUOTES, TRADES
 from k2.lakehouse import Lakehouse
 from k2.query.database import S3Access, open_database
 from k2.query.engine import QueryEngine, Source
@@ -51,29 +51,7 @@ class HotSide:
         self.freshness = Freshness(clock)
         hot = "query" in settings.core.roles
         self.tails = {table.name: Tail(table.arrow_schema) for table in (TRADES, QUOTES)}
-        sources = {
-            table.name: Source(
-                lake.pinned[table.name],
-                table.time_column,
-                self.tails[table.name].view if hot and table.name in self.tails else None,
-            )
-            for table in (TRADES, QUOTES, GAPS)
-        }
-        query = settings.query
-        database = open_database(
-            memory_limit_mb=query.memory_limit_mb,
-            threads=query.threads,
-            locations=[lake.location],
-            s3=s3_access(settings),
-            iceberg=True,
-        )
-        self.engine = QueryEngine(
-            database,
-            sources,
-            pool_size=query.pool_size,
-            queue_size=query.queue_size,
-            timeout_s=query.timeout_s,
-        )
+        self.engine = open_engine(settings, lake, self.tails if hot else {})
         self._feeds: dict[str, TailFeed] = {}
 
     async def run(self, epochs: Mapping[str, str]) -> None:
@@ -135,6 +113,33 @@ class HotSide:
             stats = tail.stats()
             metrics.TAIL_ROWS.labels(name).set(stats.rows)
             metrics.TAIL_BYTES.labels(name).set(stats.nbytes)
+
+
+def open_engine(settings: Settings, lake: Lakehouse, tails: Mapping[str, Tail]) -> QueryEngine:
+    """The engine over the lake's tables, with the hot rows of those that have a tail."""
+    sources = {
+        table.name: Source(
+            lake.pinned[table.name],
+            table.time_column,
+            tails[table.name].view if table.name in tails else None,
+        )
+        for table in (TRADES, QUOTES, GAPS, CANDLES)
+    }
+    query = settings.query
+    database = open_database(
+        memory_limit_mb=query.memory_limit_mb,
+        threads=query.threads,
+        locations=[lake.location],
+        s3=s3_access(settings),
+        iceberg=True,
+    )
+    return QueryEngine(
+        database,
+        sources,
+        pool_size=query.pool_size,
+        queue_size=query.queue_size,
+        timeout_s=query.timeout_s,
+    )
 
 
 def s3_access(settings: Settings) -> S3Access | None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
+import pyarrow as pa
 from pyiceberg.catalog import Catalog
 
+from k2.candles.fold import TRADE_COLUMNS
+from k2.candles.writer import CandleWriter
 from k2.clock import Clock
 from k2.lake.catalog import open_catalog, warehouse
 from k2.lake.history import Retention
 from k2.lake.reader import LakeReader
-from k2.lake.tables import TABLES, ensure_tables
+from k2.lake.tables import CANDLES, TABLES, TRADES, TableDef, ensure_tables
 from k2.lake.writer import LakeWriter
 from k2.maintenance.keeper import Keeper, KeeperOptions
 from k2.maintenance.plan import CompactionPolicy
@@ -19,16 +22,20 @@ from k2.pipeline.sink import SinkBuffer, SinkPolicy
 from k2.query.lake_table import PinnedTable, keep_fresh
 from k2.settings import Settings
 
+#: Trades that make a commit of candles due before its time.
+_CANDLE_TRADES: Final = 200_000
+
 
 @dataclass(frozen=True, slots=True)
 class Lakehouse:
-    """Everything by table name: trades, quotes, gaps."""
+    """Everything by table name: trades, quotes, gaps; candles have a writer of their own kind."""
 
     settings: Settings
     clock: Clock
     catalog: Catalog
     reader: LakeReader
     writers: dict[str, LakeWriter]
+    candles: CandleWriter
     pinned: dict[str, PinnedTable]
 
     @classmethod
@@ -37,16 +44,19 @@ class Lakehouse:
         catalog = open_catalog(settings)
         ensure_tables(catalog, settings.iceberg.compression)
         reader = LakeReader(catalog)
+        exclude = frozenset(settings.candles.exclude_conditions)
         retry_s, keep_s = settings.iceberg.commit_retry_s, settings.query.tail_minutes * 60
+
+        def writer(table: TableDef) -> LakeWriter:
+            return LakeWriter(catalog, table, retry_s=retry_s, retention=retention_of(settings))
+
         lake = cls(
             settings,
             clock,
             catalog,
             reader,
-            {
-                name: LakeWriter(catalog, table, retry_s=retry_s, retention=retention_of(settings))
-                for name, table in TABLES.items()
-            },
+            {name: writer(table) for name, table in TABLES.items() if table is not CANDLES},
+            CandleWriter(writer(CANDLES), reader, clock, exclude),
             {
                 name: PinnedTable(reader, table, clock, keep_s=keep_s)
                 for name, table in TABLES.items()
@@ -70,7 +80,18 @@ class Lakehouse:
             min_interval_s=sink.min_interval_s,
             max_bytes=sink.max_buffer_mb * 1024 * 1024,
         )
-        return {name: SinkBuffer(table.arrow_schema, policy) for name, table in TABLES.items()}
+        return {name: SinkBuffer(TABLES[name].arrow_schema, policy) for name in self.writers}
+
+    def candle_buffer(self) -> SinkBuffer:
+        """The buffer of trades on their way into candles."""
+        columns = pa.schema([TRADES.arrow_schema.field(name) for name in TRADE_COLUMNS])
+        policy = SinkPolicy(
+            batch_rows=_CANDLE_TRADES,
+            interval_s=self.settings.candles.interval_s,
+            min_interval_s=min(5.0, self.settings.candles.interval_s),
+            max_bytes=self.settings.sink.max_buffer_mb * 1024 * 1024,
+        )
+        return SinkBuffer(columns, policy)
 
     async def keep_fresh(self) -> None:
         """Look for newer snapshots for ever."""
@@ -86,11 +107,11 @@ class Lakehouse:
 
     def give_up(self) -> None:
         """Have the writers try nothing again: a lake that is away must not keep the process."""
-        for writer in self.writers.values():
+        for writer in (*self.writers.values(), self.candles):
             writer.give_up()
 
     def close(self) -> None:
-        for writer in self.writers.values():
+        for writer in (*self.writers.values(), self.candles):
             writer.close()
 
 

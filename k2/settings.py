@@ -216,6 +216,26 @@ class Sink(Group):
         return {"batch_size": older, **values} if older is not None else values
 
 
+class Candles(Group):
+    """Candles from the validated trades."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="K2_CANDLES_", env_file=".env", extra="ignore", frozen=True
+    )
+
+    interval_s: float = Field(
+        30.0,
+        gt=0,
+        description="Seconds between two versions of the open candles in the lake; what is newer "
+        "is answered from the trades themselves.",
+    )
+    exclude_conditions: StringList = Field(
+        (),
+        description="Condition codes whose trades make no price, comma separated; after a change "
+        "run `k2 candles rebuild --write`.",
+    )
+
+
 class Validate(Group):
     """Rules and continuity."""
 
@@ -381,6 +401,7 @@ class Settings(BaseModel):
     kafka: Kafka
     iceberg: Iceberg
     sink: Sink
+    candles: Candles
     binance: Binance
     kraken: Kraken
     coinbase: Coinbase
@@ -406,6 +427,7 @@ GROUPS: dict[str, type[Group]] = {
     "kafka": Kafka,
     "iceberg": Iceberg,
     "sink": Sink,
+    "candles": Candles,
     "binance": Binance,
     "kraken": Kraken,
     "coinbase": Coinbase,

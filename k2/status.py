@@ -198,10 +198,21 @@ class StatusBoard:
                     for name, counts in tables.items()
                 },
             },
+            "candles": self._candles(),
             "lake": worker.lake.rows(),
             "freshness_ms": worker.hot.freshness.percentiles_ms(),
             "symbols": worker.hot.freshness.symbols(),
             "memory": {"rss_mb": round(self._process.memory_info().rss / 2**20, 1)},
+        }
+
+    def _candles(self) -> dict[str, Any]:
+        """Versions stored by this worker, and trades that wait to be folded into the next ones."""
+        (counts,) = self._worker.candles.counts().values()
+        return {
+            "versions": counts.rows,
+            "pending_trades": self._worker.candles.pending_rows,
+            "commits": counts.commits,
+            "last_commit_ms": counts.last_commit_ms,
         }
 
     def checks(self) -> Sequence[Check]:

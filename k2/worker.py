@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import socket
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import structlog
@@ -21,6 +22,7 @@ from k2.errors import K2Error, LakeError
 from k2.faultpoints import Point, reached
 from k2.faust_app import K2App
 from k2.hot import HotSide
+from k2.lake.tables import CANDLES
 from k2.lakehouse import Lakehouse, keepers
 from k2.looplag import LoopWatch
 from k2.pipeline.gap_report import EVENTS_SQL, MAX_EVENTS, Gap, gaps_of
@@ -83,6 +85,16 @@ class Worker:
             for name in (topic.validated, topic.gaps, topic.deferred)
         ]
 
+    @property
+    def candle_topics(self) -> list[str]:
+        """What candles are folded from; the sink reads the same."""
+        return [
+            name
+            for topic in self.settings.topics
+            if topic.data_type == "trades"
+            for name in (topic.validated, topic.deferred)
+        ]
+
     def level(self) -> int:
         """The degradation level all workers agree on."""
         return int(self.control.level)
@@ -108,6 +120,7 @@ class Worker:
         self.shed = self._shed()
         self.validate = self._validate()
         self.sink = self._sink()
+        self.candles = self._candles()
         self.maintain = MaintainStep(
             settings.maintain,
             keepers(self.lake.catalog, settings),
@@ -204,6 +217,19 @@ class Worker:
             self.crash,
         )
 
+    def _candles(self) -> SinkStep:
+        names = self.candle_topics
+        return SinkStep(
+            dict.fromkeys(names, CANDLES.name),
+            {CANDLES.name: self.lake.candles},
+            {CANDLES.name: self.lake.candle_buffer()},
+            {name: self.codecs.candle_reader(name) for name in names},
+            self.epoch_of,
+            self.clock,
+            self.crash,
+            name="candles",
+        )
+
     def _register(self) -> None:
         """Where consumers of state start, and what is flushed before partitions leave."""
         known = registry(self.app)
@@ -212,11 +238,10 @@ class Worker:
                 topic.log, self.validate.positions, commit_ceiling=self.validate.ceiling
             )
         for name in self.sink_topics:
-            noted = name.endswith(".validated")
             known.positions.register(
                 name,
-                self._shared_positions if noted else self.sink.positions,
-                commit_ceiling=self._shared_ceiling if noted else self.sink.ceiling,
+                functools.partial(self._positions, self._readers(name)),
+                commit_ceiling=functools.partial(self._ceiling, self._readers(name)),
             )
         known.before_revoke.append(self._before_revoke)
         known.handover_s = self._handover_s
@@ -228,14 +253,22 @@ class Worker:
         self.validate.keep(assigned)
         self.shed.keep(assigned)
         self.sink.keep(assigned)
+        self.candles.keep(assigned)
 
-    async def _shared_positions(self, tps: frozenset[TP]) -> dict[TP, int]:
-        """Sink and ledger read the same messages; each drops what it has."""
-        return earliest_of(await self.sink.positions(tps), await self.shed.positions(tps))
+    def _readers(self, topic: str) -> list[SinkStep | ShedStep]:
+        """Who reads the same messages of a topic; each drops what it has."""
+        noted = [self.shed] if topic.endswith(".validated") else []
+        folded = [self.candles] if topic in self.candle_topics else []
+        return [self.sink, *noted, *folded]
 
-    def _shared_ceiling(self, tp: TP) -> int | None:
-        sunk, noted = self.sink.ceiling(tp), self.shed.ceiling(tp)
-        return None if sunk is None or noted is None else min(sunk, noted)
+    async def _positions(
+        self, readers: Sequence[SinkStep | ShedStep], tps: frozenset[TP]
+    ) -> dict[TP, int]:
+        return earliest_of(*[await reader.positions(tps) for reader in readers])
+
+    def _ceiling(self, readers: Sequence[SinkStep | ShedStep], tp: TP) -> int | None:
+        known = [at for reader in readers if (at := reader.ceiling(tp)) is not None]
+        return min(known) if len(known) == len(readers) else None
 
     async def _before_revoke(self, leaving: frozenset[TP]) -> None:
         """Store what is held of partitions that leave; bounded, for everybody waits meanwhile.
@@ -250,7 +283,7 @@ class Worker:
             async with asyncio.timeout(limit_s):
                 await self.validate.checkpoint_all()
                 await self.shed.store()
-                await self.sink.revoke(leaving)
+                await asyncio.gather(self.sink.revoke(leaving), self.candles.revoke(leaving))
         except (TimeoutError, LakeError) as exc:
             log.warning(
                 "handover_incomplete",
@@ -258,7 +291,8 @@ class Worker:
                 partitions=len(leaving),
             )
             # Also where the time was over before the sink was asked.
-            self.sink.keep(self.sink.read_to().keys() - leaving)
+            for step in (self.sink, self.candles):
+                step.keep(step.read_to().keys() - leaving)
 
     def _handover_s(self) -> float:
         """Seconds there are to hand over: less once the worker stops, which drained before."""
@@ -278,6 +312,7 @@ class Worker:
             self.spawn(self._checkpoint_idle())
         if "sink" in roles:
             self.sink.start()
+            self.candles.start()
             self.spawn(self.shed.run())
         if "query" in roles:
             self.spawn(self.hot.run(self.epochs))
@@ -328,7 +363,7 @@ class Worker:
                 await self._settle()
                 await self.validate.checkpoint_all()
                 await self.shed.store()
-                await self.sink.flush()
+                await asyncio.gather(self.sink.flush(), self.candles.flush())
         except (TimeoutError, K2Error) as exc:
             log.warning(
                 "drain_incomplete",
@@ -373,7 +408,8 @@ class Worker:
         parts: list[Part] = [("log", self.app.transport.close)]
         if self._opened:
             self.lake.give_up()
-            end_sink = [] if self.crashed else [("sink", self.sink.stop)]
+            sinks = [("sink", self.sink.stop), ("candles", self.candles.stop)]
+            end_sink = [] if self.crashed else sinks
             parts = [*end_sink, ("queries", self.hot.close), ("lake", self._close_lake), *parts]
         await close_all(parts)
 

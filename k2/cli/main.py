@@ -16,6 +16,7 @@ _COMMANDS = {
         "k2.cli.bench:bench",
         "Measure speed, start-up and freshness on this machine",
     ),
+    "candles": ("k2.cli.candles:candles", "Check candles against the trades they are made of"),
     "chaos": ("k2.cli.chaos:chaos", "Break a running K2 on purpose and count every record"),
     "config": (
         "k2.cli.config:config",
@@ -46,7 +47,7 @@ _COMMANDS = {
 _SECTIONS = {
     "Try it": ("demo", "exchange"),
     "Run it": ("up", "degrade", "doctor", "config", "key", "topics", "dev"),
-    "Look after it": ("lake", "dlq", "load", "gaps", "backfill"),
+    "Look after it": ("lake", "candles", "dlq", "load", "gaps", "backfill"),
     "Measure it": ("bench", "chaos"),
     "Work on K2 itself": ("docs",),
 }

@@ -35,11 +35,12 @@ _EPOCH_DAY = date(1970, 1, 1)
 #: Columns with few values, where a dictionary pays; elsewhere it only costs time and bytes.
 _DICTIONARY = frozenset(
     ("symbol", "exchange", "asset_class", "currency", "side", "log_epoch", "log_topic", "data_type",
-     "event", "how")
+     "event", "how", "timeframe")
 )  # fmt: skip
 _DELTA = {
     "timestamp": "DELTA_BINARY_PACKED",
     "detected_at": "DELTA_BINARY_PACKED",
+    "window_start": "DELTA_BINARY_PACKED",
     "receive_timestamp": "DELTA_BINARY_PACKED",
     "ingestion_timestamp": "DELTA_BINARY_PACKED",
     "source_sequence": "DELTA_BINARY_PACKED",

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pyiceberg.table.metadata import TableMetadata
-from pyiceberg.table.snapshots import Snapshot
+from pyiceberg.table.snapshots import Operation, Snapshot
 
 from k2.lake.vector import COMMIT_ID_KEY, SUMMARY_KEY, Vector
 
+#: Operations that leave every row of before in the table; a replace (compaction) moves them.
+_HARMLESS = (Operation.APPEND, Operation.REPLACE)
 _MINUTE_MS = 60_000
 _HOUR_MS = 60 * _MINUTE_MS
 _DAY_MS = 24 * _HOUR_MS
@@ -41,6 +43,16 @@ def vector_at(metadata: TableMetadata, snapshot: Snapshot | None) -> Vector:
         if text is not None:
             return Vector.from_summary(text)
     return Vector.empty()
+
+
+def only_grew(metadata: TableMetadata, head: Snapshot | None, since: int | None) -> bool:
+    """True when every snapshot after `since` up to `head` only added rows or rearranged them."""
+    for snapshot in ancestors(metadata, head):
+        if snapshot.snapshot_id == since:
+            return True
+        if snapshot.summary is None or snapshot.summary.operation not in _HARMLESS:
+            return False
+    return since is None
 
 
 def find_commit(metadata: TableMetadata, commit_id: str) -> Snapshot | None:

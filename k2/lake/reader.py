@@ -308,6 +308,8 @@ def _lake_file(table: TableDef, file: DataFile, ours: bool) -> LakeFile:
 
 
 def _bounds(table: TableDef, file: DataFile, name: str) -> Any:
+    if name not in table.bounded:
+        return None
     field = table.schema.find_field(name)
     low = (file.lower_bounds or {}).get(field.field_id)
     high = (file.upper_bounds or {}).get(field.field_id)

@@ -52,6 +52,9 @@ _TYPES: Final[Mapping[str, tuple[IcebergType, pa.DataType]]] = {
     "timestamptz": (TimestamptzType(), pa.timestamp("us", tz="UTC")),
     # Ten decimals hold every exchange's prices; 18 digits before the point leave room for sums.
     "decimal": (DecimalType(28, 10), pa.decimal128(28, 10)),
+    # Sums: more digits before the point, or the exact product of two decimals after it.
+    "sum": (DecimalType(38, 10), pa.decimal128(38, 10)),
+    "notional": (DecimalType(38, 20), pa.decimal128(38, 20)),
     "long": (LongType(), pa.int64()),
     "int": (IntegerType(), pa.int32()),
     "boolean": (BooleanType(), pa.bool_()),
@@ -119,6 +122,28 @@ _GAPS: Final[_Columns] = (
     *_PLACE,
 )
 
+_CANDLES: Final[_Columns] = (
+    ("symbol", "string!", "Instrument, upper case, without separator"),
+    ("exchange", "string!", "Exchange, upper case"),
+    ("timeframe", "string!", "1m, 5m, 15m, 30m, 1h or 1d"),
+    ("window_start", "timestamptz!", "First moment of the window, UTC"),
+    ("window_end", "timestamptz!", "First moment after the window, UTC"),
+    ("version", "long!", "Rises with each correction of the window; the highest counts"),
+    ("open", "decimal!", "Price of the first trade"),
+    ("high", "decimal!", "Highest price"),
+    ("low", "decimal!", "Lowest price"),
+    ("close", "decimal!", "Price of the last trade"),
+    ("volume", "sum!", "Sum of quantities, exact"),
+    ("vwap", "decimal", "notional / volume with 8 decimals, rounded half up"),
+    ("notional", "notional", "Sum of price * quantity, exact; null above 10^18"),
+    ("trade_count", "long!", "How many trades"),
+    ("first_timestamp", "timestamptz!", "Exchange time of the first trade"),
+    ("first_sequence", "long!", "platform_sequence of the first trade"),
+    ("last_timestamp", "timestamptz!", "Exchange time of the last trade"),
+    ("last_sequence", "long!", "platform_sequence of the last trade"),
+    ("updated_at", "timestamptz!", "When the version was made, UTC"),
+)
+
 #: Columns whose least and greatest value go into the manifests: what planning and seeding prune by.
 #: Bounds of other columns would only make every manifest larger.
 BOUNDED: Final = (
@@ -126,6 +151,7 @@ BOUNDED: Final = (
     "exchange",
     "timestamp",
     "detected_at",
+    "window_start",
     "log_epoch",
     "log_topic",
     "log_partition",
@@ -135,11 +161,12 @@ BOUNDED: Final = (
 
 @dataclass(frozen=True)
 class TableDef:
-    """One table: its columns in order and the column that is its time."""
+    """One table: its columns in order, the column that is its time, and what orders equal times."""
 
     name: str
     columns: _Columns
     time_column: str
+    order_column: str = "platform_sequence"
 
     @property
     def identifier(self) -> tuple[str, str]:
@@ -199,7 +226,7 @@ class TableDef:
 
     @property
     def sort_columns(self) -> tuple[str, str, str]:
-        return ("symbol", self.time_column, "platform_sequence")
+        return ("symbol", self.time_column, self.order_column)
 
     @cached_property
     def bounded(self) -> tuple[str, ...]:
@@ -238,7 +265,10 @@ def _id(field_id: int) -> dict[bytes, bytes]:
 TRADES: Final = TableDef("trades", _TRADES, "timestamp")
 QUOTES: Final = TableDef("quotes", _QUOTES, "timestamp")
 GAPS: Final = TableDef("gaps", _GAPS, "detected_at")
-TABLES: Final[Mapping[str, TableDef]] = {table.name: table for table in (TRADES, QUOTES, GAPS)}
+CANDLES: Final = TableDef("candles", _CANDLES, "window_start", "version")
+TABLES: Final[Mapping[str, TableDef]] = {
+    table.name: table for table in (TRADES, QUOTES, GAPS, CANDLES)
+}
 
 
 def ensure_table(catalog: Catalog, table: TableDef, compression: str) -> Table:

@@ -7,7 +7,7 @@ key as JSON, so that time travel and rollback move it with the data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -69,3 +69,7 @@ class Vector:
     def advanced(self, positions: Mapping[Place, Position]) -> Vector:
         """This vector with `positions` put over it."""
         return Vector({**self.entries, **positions})
+
+    def of(self, partitions: Collection[int]) -> Vector:
+        """Only the places of these partitions, whatever their topic and epoch."""
+        return Vector({p: at for p, at in self.entries.items() if p.partition in partitions})

@@ -15,14 +15,15 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.manifest import DataFile, ManifestFile
 from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.snapshots import Operation
 
 from k2.clock import SYSTEM_CLOCK, Clock
-from k2.errors import LakeError, StaleWriterError
+from k2.errors import LakeError, StaleBasisError, StaleWriterError
 from k2.faultpoints import Point, reached
 from k2.lake import manifests
 from k2.lake.commit import Attempt, Change, CommitLoop, Contents
 from k2.lake.files import write_files
-from k2.lake.history import Retention, vector_at
+from k2.lake.history import Retention, only_grew, vector_at
 from k2.lake.snapshot import counts_of
 from k2.lake.tables import TableDef, verify
 from k2.lake.vector import Place, Position, Vector
@@ -43,6 +44,26 @@ class CommitResult:
     attempts: int
 
 
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What rows were made from, beside the log: the table's own rows of some partitions.
+
+    Such rows may only be put on top of the same: nothing of these partitions may have been stored
+    since, and nothing taken out.
+    """
+
+    snapshot_id: int | None
+    vector: Vector
+    partitions: frozenset[int]
+
+    def holds(self, metadata: TableMetadata) -> bool:
+        """True when the table's head still has what this was read from, and nothing newer."""
+        head = metadata.current_snapshot()
+        if not only_grew(metadata, head, self.snapshot_id):
+            return False
+        return vector_at(metadata, head).of(self.partitions) == self.vector.of(self.partitions)
+
+
 class _Append(Change):
     """Rows and the positions they lead to."""
 
@@ -53,8 +74,10 @@ class _Append(Change):
         base: Mapping[Place, Position | None],
         positions: Mapping[Place, Position],
         executor: Executor,
+        basis: Basis | None = None,
     ) -> None:
         super().__init__()
+        self._basis = basis
         self._table = table
         self._rows = rows
         self._base = base
@@ -84,6 +107,12 @@ class _Append(Change):
                     expected=expected,
                     found=found,
                 )
+        if self._basis is not None and not self._basis.holds(metadata):
+            raise StaleBasisError(
+                f"table {self._table}: rows that these were made from have changed meanwhile; make "
+                "them again",
+                table=str(self._table),
+            )
 
     def prepare(self, loaded: Table) -> None:
         if self._rows is None or self._rows.num_rows == 0:
@@ -159,17 +188,22 @@ class LakeWriter:
         rows: pa.Table | None,
         base: Mapping[Place, Position | None],
         positions: Mapping[Place, Position],
+        *,
+        basis: Basis | None = None,
+        operation: Operation = Operation.APPEND,
     ) -> CommitResult:
         """Append `rows` and advance the vector from `base` to `positions`; both name our places.
 
         Without rows only the vector moves. Raises `StaleWriterError` when the table is not at
-        `base` for one of the places, else as `CommitLoop.run` does: after an unknown outcome
-        `vector()` tells.
+        `base` for one of the places, `StaleBasisError` when `basis` does not hold any more, else as
+        `CommitLoop.run` does: after an unknown outcome `vector()` tells. `operation`: OVERWRITE for
+        rows that correct others, which makes whoever remembers the others look again.
         """
         if base.keys() != positions.keys():
             raise LakeError(f"commit to {self.table}: base and positions must name the same places")
         with self._lock:
-            change = _Append(self.table, rows, base, positions, self._executor)
+            change = _Append(self.table, rows, base, positions, self._executor, basis)
+            change.operation = operation
             landed = self._loop.run(change)
             return CommitResult(
                 landed.snapshot.snapshot_id,

@@ -17,20 +17,16 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
-from pyiceberg.table.snapshots import Operation, Snapshot
+from pyiceberg.table.snapshots import Snapshot
 
 from k2.clock import Clock
 from k2.errors import LakeError
-from k2.lake.history import ancestors
+from k2.lake.history import ancestors, only_grew
 from k2.lake.reader import LakeReader, Pinned
 from k2.lake.tables import TableDef
 from k2.lake.vector import Vector
 from k2.query.cold import ColdSnapshot
 from k2.query.cold_rows import ColdRows
-
-#: Operations after which an older snapshot plus the tail is still the same table. A replace
-#: (compaction) keeps the rows.
-_HARMLESS = (Operation.APPEND, Operation.REPLACE)
 
 log = structlog.get_logger(__name__)
 
@@ -130,7 +126,11 @@ class PinnedTable:
             deletes = self._reader.has_deletes(pinned)
             newest = self._planned(pinned, deletes)
             # Where rows were taken out, older snapshots would show them again.
-            grown = not deletes and self._kept and only_grew(pinned, self._kept[0].snapshot_id)
+            grown = (
+                not deletes
+                and self._kept
+                and only_grew(pinned.metadata, pinned.snapshot, self._kept[0].snapshot_id)
+            )
             older = thinned(self._kept, now_s, self._keep_s) if grown else ()
             # The empty table before the first commit is the cheapest of all, but an answer that
             # names no snapshot cannot be asked for again.
@@ -146,16 +146,6 @@ class PinnedTable:
             pinned_s=self._clock.monotonic_s(),
             reader=self._rows,
         )
-
-
-def only_grew(pinned: Pinned, since: int | None) -> bool:
-    """True when every snapshot after `since` only added rows or rearranged them."""
-    for snapshot in ancestors(pinned.metadata, pinned.snapshot):
-        if snapshot.snapshot_id == since:
-            return True
-        if snapshot.summary is None or snapshot.summary.operation not in _HARMLESS:
-            return False
-    return since is None
 
 
 def thinned(

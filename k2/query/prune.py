@@ -22,6 +22,7 @@ _TIME: Final[dict[str, dict[str, int | None]]] = {
     "trades": {"timestamp": None},
     "quotes": {"timestamp": None},
     "gaps": {"detected_at": None},
+    "candles": {"window_start": None},
     "market_data": {"exchange_timestamp_ms": 1_000, "exchange_date": None},
 }
 _VIEWS: Final[Mapping[str, str]] = {view: view for view in _TIME}

@@ -14,6 +14,12 @@ _MARKET_DATA: Final = (
     "SELECT symbol, exchange, epoch_ms(timestamp) AS exchange_timestamp_ms, price, quantity, side, "
     "CAST(timestamp AS DATE) AS exchange_date FROM {rows}"
 )
+#: Candles are kept as versions of their windows.
+_NEWEST: Final = (
+    "SELECT {names} FROM ({rows}) QUALIFY row_number() OVER "
+    "(PARTITION BY symbol, exchange, timeframe, window_start ORDER BY version DESC) = 1 "
+    "AND trade_count > 0"
+)
 _NAMES: Final = itertools.count()
 
 
@@ -41,4 +47,6 @@ def create_view(
     rows = " UNION ALL ".join(parts)
     if view == "market_data":
         rows = _MARKET_DATA.format(rows=f"({rows})")
+    if view == "candles":
+        rows = _NEWEST.format(names=names, rows=rows)
     cursor.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {rows}")

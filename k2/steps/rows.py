@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 
+from k2.candles.fold import TRADE_COLUMNS
 from k2.codec.avro import Codec
 from k2.errors import DecodeError
 from k2.pipeline.cover import CoverReader, Group
@@ -19,6 +22,9 @@ from k2.transport.batch import LogBatch
 #: Above it Arrow and the codec, which hold no interpreter lock, are worth a thread: meanwhile the
 #: loop unpacks what comes next.
 _INLINE_ROWS = 500
+#: In a batch's cache: the rows decoded so far, and the lock around decoding.
+_ROWS: Final = "k2-rows"
+_LOCK: Final = "k2-rows-lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,16 @@ class RowReader:
         return self.read(batch, cover)
 
     def _part(self, batch: LogBatch, groups: list[Group]) -> RowPart:
+        # Sink and candles read the same batch: whoever comes first decodes it for both.
+        with batch.cache.setdefault(_LOCK, threading.Lock()):
+            known: dict[tuple[str, int, int], pa.RecordBatch] = batch.cache.setdefault(_ROWS, {})
+            key = (groups[0].epoch, groups[0].start, groups[-1].stop)
+            rows = known.get(key)
+            if rows is None:
+                rows = known[key] = self._decoded(batch, groups)
+        return RowPart(groups[0].epoch, rows, groups[-1].next_offset, groups[-1].last)
+
+    def _decoded(self, batch: LogBatch, groups: list[Group]) -> pa.RecordBatch:
         values: list[bytes | None] = []
         for group in groups:
             values += batch.values[group.start : group.stop]
@@ -63,7 +79,7 @@ class RowReader:
                 f"{batch.topic}[{batch.partition}]: the record of log offset "
                 f"{int(sequences[first.row])} does not decode: {first.reason}, {first.detail}"
             )
-        rows = to_lake(
+        return to_lake(
             self._kind,
             decoded.batch,
             epoch=groups[0].epoch,
@@ -71,7 +87,17 @@ class RowReader:
             partition=batch.partition,
             sequences=sequences,
         )
-        return RowPart(groups[0].epoch, rows, groups[-1].next_offset, groups[-1].last)
+
+
+class CandleRows(RowReader):
+    """The same for candles: of a trade only what they are folded from."""
+
+    def read(self, batch: LogBatch, cover: CoverReader) -> list[RowPart]:
+        """What of `batch` is new to `cover`, which moves on. Raises `DecodeError`."""
+        return [
+            replace(part, rows=part.rows.select(TRADE_COLUMNS))
+            for part in super().read(batch, cover)
+        ]
 
 
 def _by_epoch(groups: Iterator[Group]) -> Iterator[list[Group]]:

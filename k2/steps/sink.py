@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+import pyarrow as pa
 import structlog
 from faust.types import TP
 
@@ -22,13 +23,26 @@ from k2.clock import Clock
 from k2.errors import LakeError, StaleWriterError
 from k2.faultpoints import Point, reached
 from k2.lake.vector import Place, Position, Vector
-from k2.lake.writer import CommitResult, LakeWriter
+from k2.lake.writer import CommitResult
 from k2.pipeline.cover import CoverReader
 from k2.pipeline.sink import Flush, SinkBuffer, places_of
 from k2.steps.rows import RowPart, RowReader
 from k2.transport.batch import LogBatch
 
 log = structlog.get_logger(__name__)
+
+
+class TableWriter(Protocol):
+    """Where a table's rows go, with the positions they lead to; as `LakeWriter`."""
+
+    def vector(self) -> Vector: ...
+
+    def commit(
+        self,
+        rows: pa.Table | None,
+        base: Mapping[Place, Position | None],
+        positions: Mapping[Place, Position],
+    ) -> CommitResult: ...
 
 
 @dataclass(slots=True)
@@ -50,7 +64,7 @@ class _Table:
 
     name: str
     buffer: SinkBuffer
-    writer: LakeWriter
+    writer: TableWriter
     counts: TableCounts = field(default_factory=TableCounts)
     vector: Vector = field(default_factory=Vector.empty)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -69,18 +83,24 @@ class _Source:
 
 
 class SinkStep:
-    """Feeds the tables from the topics given: topic read -> table name."""
+    """Feeds the tables from the topics given: topic read -> table name.
+
+    A table's writer may make other rows of those it is given, as candles are made of trades.
+    """
 
     def __init__(
         self,
         topics: Mapping[str, str],
-        writers: Mapping[str, LakeWriter],
+        writers: Mapping[str, TableWriter],
         buffers: Mapping[str, SinkBuffer],
         rows: Mapping[str, RowReader],
         epoch_of: Callable[[str], str],
         clock: Clock,
         on_error: Callable[[BaseException], None],
+        *,
+        name: str = "sink",
     ) -> None:
+        self._name = name
         self._topics = topics
         self._tables = {name: _Table(name, buffers[name], writers[name]) for name in writers}
         self._rows = rows
@@ -192,7 +212,7 @@ class SinkStep:
             position = Position(part.next_offset, part.last)
             buffer.add(place, part.rows, position, self._clock.monotonic_s())
         source.read_to = batch.last_offset + 1
-        metrics.CONSUMED.labels(batch.topic, "sink").inc(len(batch))
+        metrics.CONSUMED.labels(batch.topic, self._name).inc(len(batch))
         table.wake.set()
 
     def _assign(self, tp: TP) -> Position | None:
