@@ -463,4 +463,5 @@ class Worker:
             shed=self.shed.facts,
             now_us=self.clock.now_us,
             cors_origins=frozenset(api.cors_origins),
+            exclude_conditions=frozenset(self.settings.candles.exclude_conditions),
         )

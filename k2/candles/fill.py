@@ -18,9 +18,12 @@ def filled_forward(candles: pa.Table, step_us: int, end_us: int, limit: int) -> 
     `vwap`.
     """
     parts = []
-    for series in candles.select(["symbol", "exchange"]).group_by(["symbol", "exchange"]).aggregate(
-        []
-    ).to_pylist():
+    for series in (
+        candles.select(["symbol", "exchange"])
+        .group_by(["symbol", "exchange"])
+        .aggregate([])
+        .to_pylist()
+    ):
         mask = (pc.field("symbol") == series["symbol"]) & (
             pc.field("exchange") == series["exchange"]
         )

@@ -93,6 +93,11 @@ def of_trades(trades: pa.Table | pa.RecordBatch, exclude: frozenset[str] = froze
     return merge([pa.table([made[name] for name in STATE.names], schema=STATE)])
 
 
+def in_frame(minutes: pa.Table, timeframe: str) -> pa.Table:
+    """States of one timeframe from those of 1-minute windows."""
+    return merge([_as_frame(minutes, timeframe)])
+
+
 def merge(states: Iterable[pa.Table]) -> pa.Table:
     """One state per window out of any number, ordered by `KEYS`."""
     rows = pa.concat_tables([STATE.empty_table(), *states]).combine_chunks()

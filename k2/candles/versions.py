@@ -62,20 +62,32 @@ def replaced(known: pa.Table, right: pa.Table) -> pa.Table:
 
 def lake_rows(versions: pa.Table, now_us: int) -> pa.Table:
     """Rows of `market_data.candles`."""
-    starts = versions["window_start"].cast(pa.int64()).to_numpy()
-    steps = {name: np.int64(step) for name, step in FRAMES_US.items()}
-    frames = versions["timeframe"].combine_chunks().dictionary_encode()
-    if isinstance(frames, pa.ChunkedArray):
-        frames = frames.combine_chunks()
-    widths = np.array([steps[name] for name in frames.dictionary.to_pylist()], np.int64)
-    ends = starts + widths[frames.indices.to_numpy()]
     made = {
-        "window_end": pa.array(ends).cast(_TIME),
+        "window_end": _ends(versions),
         "vwap": vwaps(versions),
         "updated_at": pa.repeat(pa.scalar(now_us, pa.int64()).cast(_TIME), versions.num_rows),
     }
     columns = [made[name] if name in made else versions[name] for name in _NAMES]
     return pa.table(columns, schema=CANDLES.arrow_schema)
+
+
+def shown(states: pa.Table) -> pa.Table:
+    """Candles as `/v1/ohlcv` has them, and their timeframe."""
+    made = {"window_end": _ends(states), "vwap": vwaps(states)}
+    return pa.table({name: made[name] if name in made else states[name] for name in _SHOWN})
+
+
+_SHOWN: Final = (
+    "symbol", "exchange", "timeframe", "window_start", "window_end", "open", "high", "low", "close",
+    "volume", "trade_count", "vwap",
+)  # fmt: skip
+
+
+def _ends(states: pa.Table) -> pa.Array:
+    """The first moment after each window."""
+    starts = states["window_start"].cast(pa.int64()).to_numpy()
+    widths = np.array([FRAMES_US[name] for name in states["timeframe"].to_pylist()], np.int64)
+    return pa.array(starts + widths).cast(_TIME)
 
 
 _NAMES: Final = CANDLES.arrow_schema.names

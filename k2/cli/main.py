@@ -38,6 +38,8 @@ _COMMANDS = {
     "key": ("k2.cli.key:key", "Make an API key: shown once, kept as a hash"),
     "lake": ("k2.cli.lake:lake", "Look after the lake: compact, expire, tag, roll back"),
     "load": ("k2.cli.load:load", "Load recorded tapes (CSV) into the log of record"),
+    "query": ("k2.cli.query:query", "Ask for trades, quotes, candles, gaps, or anything in SQL"),
+    "replay": ("k2.cli.replay:replay", "Send stored records again in order, at any speed"),
     "topics": ("k2.cli.topics:topics", "The log's topics: list, make, and compare with a cluster"),
     "up": ("k2.cli.up:up", "Run one worker (the same as faust -A k2.app worker -l info)"),
 }
@@ -46,6 +48,7 @@ _COMMANDS = {
 #: What `k2 --help` shows together; a command of no section comes last.
 _SECTIONS = {
     "Try it": ("demo", "exchange"),
+    "Ask it": ("query", "replay"),
     "Run it": ("up", "degrade", "doctor", "config", "key", "topics", "dev"),
     "Look after it": ("lake", "candles", "dlq", "load", "gaps", "backfill"),
     "Measure it": ("bench", "chaos"),

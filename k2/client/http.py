@@ -78,9 +78,7 @@ class Http:
 
     async def rows(self, method: str, path: str, given: Mapping[str, Any]) -> Rows:
         """An answer with rows, sent as an Arrow stream. Raises `ApiError`."""
-        raw, headers = await self._ask(
-            method, path, given, "application/vnd.apache.arrow.stream"
-        )
+        raw, headers = await self._ask(method, path, given, "application/vnd.apache.arrow.stream")
         table = await asyncio.to_thread(_table, raw)
         return Rows(
             table,

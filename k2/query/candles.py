@@ -25,7 +25,7 @@ WITH asked AS (
   SELECT symbol, exchange, price, quantity, epoch_us(timestamp) AS ts_us, platform_sequence,
          epoch_us(timestamp) - epoch_us(timestamp) % (SELECT interval_us FROM asked) AS bucket_us
   FROM trades
-  WHERE symbol IN (SELECT unnest(?::VARCHAR[]))
+  WHERE (?::VARCHAR[] IS NULL OR symbol IN (SELECT unnest(?::VARCHAR[])))
     AND (?::VARCHAR IS NULL OR exchange = ?::VARCHAR)
     AND timestamp >= make_timestamptz(?::BIGINT) AND timestamp < make_timestamptz(?::BIGINT)
     AND (?::VARCHAR[] IS NULL OR trade_conditions IS NULL
@@ -45,6 +45,22 @@ SELECT symbol, exchange, make_timestamptz(bucket_us) AS window_start,
        make_timestamptz(bucket_us + (SELECT interval_us FROM asked)) AS window_end, {_OHLCV}
 FROM chosen GROUP BY symbol, exchange, bucket_us
 ORDER BY bucket_us DESC, symbol, exchange
+"""  # noqa: S608
+
+#: The same as states that more trades can be folded into (`k2.candles.fold.STATE`).
+STATES: Final = f"""{_TRADES}
+SELECT symbol, exchange, make_timestamptz(bucket_us) AS window_start,
+  arg_min(price, (ts_us, platform_sequence)) AS open, max(price) AS high, min(price) AS low,
+  arg_max(price, (ts_us, platform_sequence)) AS close,
+  CAST(sum(quantity) AS DECIMAL(38, 10)) AS volume,
+  CAST(sum(CAST(price AS DECIMAL(28, 10)) * CAST(quantity AS DECIMAL(28, 10)))
+    AS DECIMAL(38, 20)) AS notional,
+  count(*) AS trade_count,
+  make_timestamptz(min(ts_us)) AS first_timestamp,
+  arg_min(platform_sequence, (ts_us, platform_sequence)) AS first_sequence,
+  make_timestamptz(max(ts_us)) AS last_timestamp,
+  arg_max(platform_sequence, (ts_us, platform_sequence)) AS last_sequence
+FROM chosen GROUP BY symbol, exchange, bucket_us
 """  # noqa: S608
 
 #: The whole period as one row over all exchanges asked for.
@@ -110,7 +126,7 @@ ORDER BY symbol, exchange, bucket_us, level
 class Intervals:
     """Which trades, in which intervals. Times in µs; `start` inclusive, `end` exclusive."""
 
-    symbols: frozenset[str]
+    symbols: frozenset[str] | None
     interval_us: int
     start_us: int
     end_us: int
@@ -120,12 +136,14 @@ class Intervals:
     @property
     def values(self) -> list[Any]:
         """What the statements above bind, in order."""
+        symbols = None if self.symbols is None else sorted(self.symbols)
         excluded = None if self.exclude_conditions is None else sorted(self.exclude_conditions)
         return [
             self.interval_us,
             self.start_us,
             self.end_us,
-            sorted(self.symbols),
+            symbols,
+            symbols,
             self.exchange,
             self.exchange,
             self.start_us,

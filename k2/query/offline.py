@@ -53,6 +53,7 @@ async def offline_client(settings: Settings) -> AsyncIterator[K2Client]:
                 level=lambda: 0,
                 max_rows=settings.query.max_rows,
                 max_body_bytes=settings.api.max_body_bytes,
+                exclude_conditions=frozenset(settings.candles.exclude_conditions),
             )
         )
     )

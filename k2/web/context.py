@@ -77,6 +77,7 @@ class ApiContext:
     - `observe`: called once per request.
     - `degradation`: the level and what holds it; `shed`: what is put off, JSON-ready.
     - `now_us`: the wall clock.
+    - `exclude_conditions`: trades with one of these make no candle, unless a question says else.
     """
 
     queries: QueryEngine
@@ -95,6 +96,7 @@ class ApiContext:
     shed: Callable[[], Mapping[str, Any]] = _no_shed
     now_us: Callable[[], int] = SYSTEM_CLOCK.now_us
     cors_origins: frozenset[str] = frozenset()
+    exclude_conditions: frozenset[str] = frozenset()
     rates: Rates = field(default_factory=lambda: Rates(SYSTEM_CLOCK.monotonic_s))
 
 

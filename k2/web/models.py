@@ -186,7 +186,12 @@ class CandlesRequest(Travels, Period):
     exchange: Name | None = None
     limit: whole(1, MAX_LIMIT) = 1_000  # type: ignore[valid-type]
     exclude_conditions: Names | None = Field(
-        None, description="Trades with one of these conditions do not count"
+        None,
+        description="Trades with one of these conditions do not count; "
+        "K2_CANDLES_EXCLUDE_CONDITIONS when left out",
+    )
+    fill: Literal["forward"] | None = Field(
+        None, description="Also windows without trades: the close before, no volume"
     )
 
 
@@ -243,6 +248,7 @@ class ReplayRequest(Formatted):
     end_time: TimeUs
     batch_size: whole(100, MAX_LIMIT) = 1_000  # type: ignore[valid-type]
     snapshot_id: SnapshotId | None = None
+    as_of: TimeUs | None = Field(None, description="The snapshot current then")
     cursor: str | None = None
 
     def model_post_init(self, _context: object) -> None:
@@ -262,11 +268,12 @@ class SqlRequest(TravelsInTime):
 class StreamRequest(Request):
     """GET /v1/stream."""
 
-    data_type: Table = "trades"
+    data_type: Literal["trades", "quotes", "candles"] = "trades"
     symbols: Names | None = Field(None, description="All when not given")
     snapshot: whole(0, 1_000) = Field(  # type: ignore[valid-type]
-        100, description="Newest hot rows sent first"
+        100, description="Newest hot rows sent first; of candles, so many windows"
     )
+    timeframe: Timeframe = Field("1m", description="Of candles")
 
 
 class HoldRequest(Request):

@@ -10,7 +10,7 @@ from k2.clock import SYSTEM_CLOCK
 from k2.hot import s3_access
 from k2.lake.catalog import open_catalog, warehouse
 from k2.lake.reader import LakeReader
-from k2.lake.tables import GAPS, QUOTES, TRADES, ensure_tables
+from k2.lake.tables import CANDLES, GAPS, QUOTES, TRADES, ensure_tables
 from k2.lake.writer import LakeWriter
 from k2.query.database import open_database
 from k2.query.engine import QueryEngine, Source
@@ -33,7 +33,7 @@ class Platform:
         ensure_tables(self.catalog, "zstd")
         self.executor = ThreadPoolExecutor(2)
         reader = LakeReader(self.catalog)
-        definitions = {"trades": TRADES, "quotes": QUOTES, "gaps": GAPS}
+        definitions = {"trades": TRADES, "quotes": QUOTES, "gaps": GAPS, "candles": CANDLES}
         self.writers = {
             name: LakeWriter(self.catalog, table, executor=self.executor)
             for name, table in definitions.items()
@@ -61,6 +61,7 @@ class Platform:
             "trades": Source(self.tables["trades"], tail=self.tails["trades"].view),
             "quotes": Source(self.tables["quotes"], tail=self.tails["quotes"].view),
             "gaps": Source(self.tables["gaps"], "detected_at"),
+            "candles": Source(self.tables["candles"], "window_start"),
         }
         given = {"pool_size": 3, "queue_size": 10, "timeout_s": 20.0, **options}
         return QueryEngine(self.database, sources, **given)

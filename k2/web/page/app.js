@@ -1,5 +1,5 @@
-// Draws what /v1/status and /v1/sql say, once a second. Text from the network is only ever set as
-// text, never as markup.
+// Draws what /v1/status and /v1/ohlcv say, every second or two. Text from the network is only ever
+// set as text, never as markup.
 const EVERY_MS = 1000;
 const CANDLES_MS = 2000;
 const CANDLES = 60;
@@ -9,19 +9,16 @@ let key = sessionStorage.getItem("k2-key") || given;
 let symbol = null;
 let before = null;
 
-async function ask(path, body) {
+// The data of an answer; null where there is nothing (404).
+async function ask(path) {
   const headers = key ? { "X-API-Key": key } : {};
-  const options = { headers, signal: AbortSignal.timeout(5000) };
-  if (body) {
-    headers["Content-Type"] = "application/json";
-    Object.assign(options, { method: "POST", body: JSON.stringify(body) });
-  }
-  const answer = await fetch(path, options);
+  const answer = await fetch(path, { headers, signal: AbortSignal.timeout(5000) });
   if (answer.status === 401 || answer.status === 403) {
     $("key-form").hidden = false;
     throw new Error("an API key is needed");
   }
   const content = await answer.json();
+  if (answer.status === 404) return null;
   if (!answer.ok) throw new Error(content.detail?.message ?? `status ${answer.status}`);
   return content.data;
 }
@@ -129,12 +126,6 @@ function drawStatus(status, nowMs) {
     ([name, value]) => [cell("dt", name), cell("dd", number(value))]));
 }
 
-const CANDLE_SQL = (name) => `select epoch_ms(time_bucket(interval 1 minute, "timestamp")) as t,
-  arg_min(price, ("timestamp", platform_sequence)) as o, max(price) as h, min(price) as l,
-  arg_max(price, ("timestamp", platform_sequence)) as c from trades where symbol = '${name}'
-  and "timestamp" > (select max("timestamp") from trades where symbol = '${name}')
-  - interval ${CANDLES} minute group by 1 order by 1`;
-
 function shape(name, attributes) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", name);
   for (const [key_, value] of Object.entries(attributes)) made.setAttribute(key_, value);
@@ -142,27 +133,31 @@ function shape(name, attributes) {
 }
 
 async function drawCandles() {
-  if (!symbol || !/^[A-Z0-9._/-]{1,32}$/.test(symbol)) return;
+  if (!symbol) return;
   const wanted = symbol;
-  const candles = await ask("/v1/sql", { sql: CANDLE_SQL(wanted) });
+  const query = new URLSearchParams({ symbol: wanted, limit: CANDLES });
+  const newestFirst = await ask(`/v1/ohlcv/1m?${query}`);
   if (wanted !== symbol) return;
   $("chart-symbol").textContent = wanted;
-  if (!candles.length) return;
-  const high = Math.max(...candles.map((one) => +one.h));
-  const low = Math.min(...candles.map((one) => +one.l));
+  if (!newestFirst) return;
+  // Of a symbol on several exchanges, the one that traded last.
+  const candles = newestFirst.filter((one) => one.exchange === newestFirst[0].exchange).reverse();
+  const start = (one) => Date.parse(one.window_start);
+  const high = Math.max(...candles.map((one) => +one.high));
+  const low = Math.min(...candles.map((one) => +one.low));
   const y = (price) => 265 - ((price - low) / (high - low || 1)) * 250;
   // Drawn in the pixels there are, or text would be stretched with the rest.
   const wide = Math.max(240, $("chart").clientWidth);
   $("chart").setAttribute("viewBox", `0 0 ${wide} 280`);
   const right = wide - 80;
   const step = right / CANDLES;
-  const last = Number(candles.at(-1).t);
+  const last = start(candles.at(-1));
   const drawn = candles.flatMap((one) => {
-    const x = right - ((last - Number(one.t)) / 60000 + 0.5) * step;
-    const way = +one.c >= +one.o ? "up" : "down";
-    const top = Math.min(y(+one.o), y(+one.c));
-    const body = Math.max(1, Math.abs(y(+one.o) - y(+one.c)));
-    return [shape("line", { class: way, x1: x, x2: x, y1: y(+one.h), y2: y(+one.l) }),
+    const x = right - ((last - start(one)) / 60000 + 0.5) * step;
+    const way = +one.close >= +one.open ? "up" : "down";
+    const top = Math.min(y(+one.open), y(+one.close));
+    const body = Math.max(1, Math.abs(y(+one.open) - y(+one.close)));
+    return [shape("line", { class: way, x1: x, x2: x, y1: y(+one.high), y2: y(+one.low) }),
       shape("rect", { class: way, x: x - step * 0.35, width: step * 0.7, y: top, height: body })];
   });
   const labels = [low, (low + high) / 2, high].flatMap((price) => {
@@ -174,7 +169,7 @@ async function drawCandles() {
   const final = candles.at(-1);
   $("chart-text").textContent = `${candles.length} ${candles.length === 1 ? "minute" : "minutes"} up to ` +
     `${new Date(last).toISOString().slice(0, 16).replace("T", " ")} UTC; the last one: open ` +
-    `${final.o}, high ${final.h}, low ${final.l}, close ${final.c}.`;
+    `${final.open}, high ${final.high}, low ${final.low}, close ${final.close}.`;
 }
 
 async function forever(work, everyMs) {

@@ -10,6 +10,7 @@ from typing import Any, Final
 import pyarrow as pa
 from aiohttp import web
 
+from k2.candles.fill import filled_forward
 from k2.clock import SYSTEM_CLOCK
 from k2.errors import InvalidParameter, K2Error, NotFoundError
 from k2.query.candles import AGGREGATES, CANDLES, INTERVAL_US, PROFILE, SUMMARY, Intervals
@@ -84,12 +85,22 @@ async def candles(request: web.Request, given: CandlesRequest) -> web.StreamResp
             f"{given.symbol} has no trades in this period; without start_time it is `limit` "
             "windows long"
         )
-    more = found.rows.num_rows > given.limit
-    shown = replace(found, rows=found.rows.slice(0, given.limit))
+    rows = found.rows
+    if given.fill is not None:
+        rows = await _filled(given, rows)
+    more = rows.num_rows > given.limit or found.rows.num_rows > given.limit
+    shown = replace(found, rows=rows.slice(0, given.limit))
     return await rows_response(
         request, shown, name=f"ohlcv_{given.timeframe}", format=given.format,
         pagination=page(given.limit, more), max_age_s=0 if given.end_time is None else 5,
     )  # fmt: skip
+
+
+async def _filled(given: CandlesRequest, rows: pa.Table) -> pa.Table:
+    """With the windows between them, and up to `end_time`, but not into the future."""
+    end_us = 0 if given.end_time is None else min(given.end_time, SYSTEM_CLOCK.now_us())
+    step_us = INTERVAL_US[given.timeframe]
+    return await asyncio.to_thread(filled_forward, rows, step_us, end_us, given.limit + 1)
 
 
 async def _candles(
@@ -110,8 +121,10 @@ async def _candles(
         start_us = max(0, end_us - end_us % interval_us - given.limit * interval_us)
     if start_us >= end_us:
         start_us = max(0, end_us - 1)
+    if exclude is None:
+        exclude = request.config_dict[CONTEXT].exclude_conditions
     asked = Intervals(
-        frozenset((given.symbol,)), interval_us, start_us, end_us, given.exchange, exclude
+        frozenset((given.symbol,)), interval_us, start_us, end_us, given.exchange, exclude or None
     )
     return await _run(request, "ohlcv", CANDLES, asked, given.limit + 1, at)
 

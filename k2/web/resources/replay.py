@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any, Final
 
@@ -31,6 +32,8 @@ async def replay(request: web.Request, given: ReplayRequest) -> web.StreamRespon
     """POST /v1/replay: the cursor holds on to the snapshot, whatever is written meanwhile."""
     queries = request.config_dict[CONTEXT].queries
     table = _TABLES[given.data_type]
+    if given.snapshot_id is not None and given.as_of is not None:
+        raise InvalidParameter("as_of", str(given.as_of), "as_of or snapshot_id, not both")
     if given.symbol is not None and given.symbols is not None:
         raise InvalidParameter("symbols", sorted(given.symbols), "symbol or symbols, not both")
     symbols = given.symbols if given.symbol is None else frozenset((given.symbol,))
@@ -97,12 +100,24 @@ async def _snapshot(request: web.Request, given: ReplayRequest, facts: dict[str,
         raise InvalidParameter("cursor", given.cursor, "the cursor of the batch before")
     if given.snapshot_id is not None:
         return given.snapshot_id
+    if given.as_of is not None:
+        return await _snapshot_at(request, given.data_type, given.as_of)
     newest = await request.config_dict[CONTEXT].queries.history(given.data_type, 1)
     if not newest:
         raise SnapshotNotFoundError(
             f"{given.data_type} has no snapshot yet; the sink commits every few seconds"
         )
     return int(newest[0].snapshot_id)
+
+
+async def _snapshot_at(request: web.Request, table: str, time_us: int) -> int:
+    """The snapshot current at a time; asked for once, for later others may stand for that time."""
+    queries = request.config_dict[CONTEXT].queries
+    pinned = await asyncio.to_thread(queries.pin, table, AsOf(time_ms=time_us // 1_000))
+    found = pinned.snapshot.snapshot_id
+    if found is None:
+        raise SnapshotNotFoundError(f"{table} has no snapshot yet")
+    return int(found)
 
 
 def _sound(facts: dict[str, Any]) -> bool:

@@ -6,6 +6,9 @@ Server-Sent Events, or a WebSocket where the request asks for one. Both carry th
 - `rows`: new rows, at most `_MOST` at a time;
 - `skipped`: so many rows were left out, the reader being too slow: it goes on with the newest;
 - `heartbeat`: nothing new for `_HEARTBEAT_S`.
+
+Of candles, `rows` are those that have changed, as they are now; a reader that is too slow gets a
+new `snapshot`.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import structlog
 from aiohttp import WSMsgType, web
 
 from k2.errors import Overloaded
+from k2.query.candle_stream import CandleFollower
 from k2.query.encode import rows_of
 from k2.query.stream import Follower
 from k2.query.tail import TailView
@@ -29,6 +33,8 @@ from k2.web.models import StreamRequest
 log = structlog.get_logger(__name__)
 
 _EVERY_S: Final = 0.05
+#: Between two looks at what has changed of candles.
+_CANDLES_EVERY_S: Final = 0.2
 _HEARTBEAT_S: Final = 10.0
 _MOST: Final = 5_000
 _MOST_READERS: Final = 200
@@ -117,6 +123,10 @@ async def _push(request: web.Request, given: StreamRequest, send: Send) -> None:
 async def _messages(
     context: ApiContext, given: StreamRequest
 ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    if given.data_type == "candles":
+        async for message in _candle_messages(context, given):
+            yield message
+        return
     loop = asyncio.get_running_loop()
     follower = Follower(given.symbols, _MOST)
     view = _view(context, given)
@@ -141,6 +151,30 @@ async def _messages(
         if news.rows.num_rows:
             quiet_since_s = loop.time()
             yield "rows", {"data": await _encoded(news.rows)}
+
+
+async def _candle_messages(
+    context: ApiContext, given: StreamRequest
+) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    """The newest candles, then each as it changes; from the start again for a slow reader."""
+    loop = asyncio.get_running_loop()
+    follower = CandleFollower(
+        context.queries, given.symbols, given.timeframe, context.exclude_conditions
+    )
+    yield "snapshot", {"data": await _encoded(await follower.begin(given.snapshot))}
+    quiet_since_s = loop.time()
+    while True:
+        await asyncio.sleep(_CANDLES_EVERY_S)
+        changed = await follower.news()
+        if changed is None:
+            yield "snapshot", {"data": await _encoded(await follower.begin(given.snapshot))}
+        elif changed.num_rows:
+            yield "rows", {"data": await _encoded(changed)}
+        elif loop.time() - quiet_since_s < _HEARTBEAT_S:
+            continue
+        else:
+            yield "heartbeat", {}
+        quiet_since_s = loop.time()
 
 
 def _view(context: ApiContext, given: StreamRequest) -> TailView:

@@ -1,0 +1,1 @@
+"""Stored records once more, in order: for backtests, for other programs, for an exchange."""
