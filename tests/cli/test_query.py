@@ -6,7 +6,6 @@ import asyncio
 import csv
 import io
 import json
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,12 @@ __all__ = ["api"]
 
 
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory that a worker has left: ten trades and a quote."""
     made = Platform(tmp_path / "data", monkeypatch)
     made.commit(rows(range(10), [T0_US + i * 1_000_000 for i in range(10)]), place())
     made.close()
-    yield tmp_path / "data"
+    return tmp_path / "data"
 
 
 def run(*arguments: object) -> Result:

@@ -15,10 +15,12 @@ from typing import Any, Self
 import aiohttp
 from pyiceberg.catalog import Catalog, load_catalog
 
+from k2.candles.rebuild import Report, compare, pair
 from k2.cli.demo.client import ExchangeClient, WorkerClient, free_port
 from k2.cli.demo.processes import Child
 from k2.codec.registry import FileRegistry
 from k2.codecs import Codecs
+from k2.lake.reader import LakeReader
 from k2.pipeline.open_gaps import open_ranges
 from k2.settings import LOCAL_API_KEY
 from k2.topics import BINANCE_TRADES, MARKET_TOPICS, MarketTopic
@@ -233,6 +235,12 @@ def trades_by_symbol(data_dir: Path) -> dict[str, list[int]]:
     for symbol, ident in zip(rows["symbol"].to_pylist(), rows["trade_id"].to_pylist(), strict=True):
         found.setdefault(symbol, []).append(int(ident))
     return {symbol: sorted(ids) for symbol, ids in found.items()}
+
+
+def candles_compared(data_dir: Path) -> Report:
+    """Every candle of the lake against its trades; no worker may run."""
+    reader = LakeReader(catalog(data_dir))
+    return compare(reader, pair(reader), frozenset())
 
 
 def quote_ids(data_dir: Path) -> list[int]:

@@ -10,7 +10,7 @@ import pytest
 
 from k2.testing.kafka import running_kafka
 from tests.data import BTC_0808, require
-from tests.e2e.harness import Stack, gap_ranges, quote_ids, trade_ids
+from tests.e2e.harness import Stack, candles_compared, gap_ranges, quote_ids, trade_ids
 from tests.services.require import require_services
 
 pytestmark = pytest.mark.timeout(300)
@@ -58,5 +58,7 @@ async def test_killed_worker_loses_nothing_the_log_acknowledged(
     disclosed = {i for first, last in gap_ranges(data) for i in range(first, last + 1)}
     assert disclosed == missing
     assert missing, "the kills lost nothing: the test did not test"
+    compared = candles_compared(data)
+    assert (compared.different, compared.behind, compared.trades) == (0, 0, len(ids))
     quotes = quote_ids(data)
     assert len(quotes) == len(set(quotes)), "a quote is stored twice"

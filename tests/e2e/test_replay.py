@@ -18,7 +18,7 @@ from tests.data import (
     btc_oracle,
     require,
 )
-from tests.e2e.harness import Stack, gap_ranges, quote_ids, run_demo, trade_ids
+from tests.e2e.harness import Stack, candles_compared, gap_ranges, quote_ids, run_demo, trade_ids
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -34,6 +34,12 @@ from trades
 where symbol = 'BTCUSDT'
 group by 1
 order by 1
+"""
+
+#: The same from the candles table.
+KEPT = """
+select open, high, low, close, volume, vwap, trade_count from candles
+where symbol = 'BTCUSDT' and timeframe = '1m' order by window_start
 """
 
 
@@ -58,10 +64,18 @@ async def test_both_captures_land_once_and_candles_equal_the_oracle(tmp_path: Pa
     async with Stack(tmp_path) as stack:
         await stack.start_worker(K2_BINANCE_ENABLED="false")
         candles = await stack.sql(CANDLES)
+        kept = await stack.sql(KEPT)
+        _, served = await stack.get("/v1/ohlcv/1m", symbol="BTCUSDT", limit="100")
     fields = ("open", "high", "low", "close", "volume")
     assert [
         (c["window_start_ms"], c["trade_count"], *(number(c[f]) for f in fields)) for c in candles
     ] == [(c["window_start_ms"], c["trade_count"], *(number(c[f]) for f in fields)) for c in oracle]
+    shown = [
+        (c["trade_count"], *(number(c[f]) for f in (*fields, "vwap")))
+        for c in sorted(oracle, key=lambda c: c["window_start_ms"])
+    ]
+    for found in (kept, served["data"][::-1]):
+        assert [(c["trade_count"], *(c[f] for f in (*fields, "vwap"))) for c in found] == shown
 
 
 async def test_a_replay_into_the_same_directory_adds_nothing(tmp_path: Path) -> None:
@@ -69,12 +83,15 @@ async def test_a_replay_into_the_same_directory_adds_nothing(tmp_path: Path) -> 
     first = await run_demo(data, BTC_0808)
     again = await run_demo(data, BTC_0808)
     assert again["lake"] == first["lake"]
+    assert candles_compared(data).different == 0
     assert again["duplicates_dropped"] == first["lake"]["trades"] + first["lake"]["quotes"]
     shutil.rmtree(data / "log")
     without_log = await run_demo(data, BTC_0808)
     assert without_log["lake"] == first["lake"]
     other = await run_demo(data, BTC_0809)
     assert other["lake"] == {"trades": TRADES, "quotes": QUOTES}
+    compared = candles_compared(data)
+    assert (compared.different, compared.behind, compared.trades) == (0, 0, TRADES)
     assert len(set(trade_ids(data))) == TRADES
     assert len(set(quote_ids(data))) == QUOTES
     assert gap_ranges(data) == []
