@@ -35,6 +35,7 @@ _LOOK_S: Final = 0.5
 @dataclass(slots=True)
 class Report:
     """What a comparison found. `behind`: trades of the lake that are not in candles yet.
+    `outlived`: windows of days whose trades are not kept any more, which cannot be compared.
 
     `different`: windows that are not what their trades make them; `examples`: the first of them,
     each with the values in the lake and the right ones. `corrections`: their next versions.
@@ -44,6 +45,7 @@ class Report:
     behind: int = 0
     windows: int = 0
     different: int = 0
+    outlived: int = 0
     examples: list[dict[str, Any]] = field(default_factory=list)
     corrections: list[pa.Table] = field(default_factory=list)
 
@@ -97,13 +99,16 @@ def compare(
     """Recompute every day. `add`: also what the candles have nothing of yet counts as missing."""
     report = Report()
     for start_us in _days(reader, found):
-        right = _recomputed(reader, found, start_us, exclude, add, report)
         rows = [
             read_versions(found.candles, file)
             for file in reader.files_for(found.candles, None, start_us, start_us + _DAY_US)
         ]
         known = newest(pa.concat_tables([VERSIONED.empty_table(), *rows]))
         known = known.filter(_within(known["window_start"], start_us))
+        if not reader.files_for(found.trades, None, start_us, start_us + _DAY_US):
+            report.outlived += known.num_rows
+            continue
+        right = _recomputed(reader, found, start_us, exclude, add, report)
         _note(report, known, right)
     return report
 

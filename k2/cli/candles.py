@@ -47,6 +47,7 @@ def rebuild(do_write: bool, as_json: bool) -> None:
         "trades": report.trades,
         "not_folded_yet": report.behind,
         "different": report.different,
+        "trades_not_kept": report.outlived,
     }
     if do_write:
         writer = LakeWriter(

@@ -13,9 +13,11 @@ from k2.candles.fold import KEYS
 from k2.candles.rebuild import compare, pair, write
 from k2.candles.versions import lake_rows
 from k2.errors import LakeError, StaleBasisError, StaleWriterError
-from k2.lake.tables import CANDLES
+from k2.lake.tables import CANDLES, TRADES
 from k2.lake.writer import LakeWriter
+from k2.maintenance.keeper import Keeper, KeeperOptions
 from k2.testing.catalog import Fault, FaultyCatalog
+from k2.testing.clock import ManualClock
 from tests.candles import plain
 from tests.candles.lakes import CandleLake
 from tests.lake.conftest import catalog, lake_settings  # noqa: F401 - fixtures
@@ -175,6 +177,16 @@ def test_a_lake_older_than_its_candles_is_folded_in(lake: CandleLake) -> None:
     assert lake.candles.vector() == lake.trades.vector()
     lake.add(trades(30, 5))
     assert shown(lake) == lake.expected()
+
+
+def test_candles_outlive_their_trades(lake: CandleLake) -> None:
+    lake.add(trades(0, 4))
+    lake.add(rows([4], [T0_US + 86_400 * SECOND]))
+    in_two_days = ManualClock(T0_US + 90_000 * SECOND)
+    keeper = Keeper(lake.catalog, TRADES, KeeperOptions(rows_days=1), clock=in_two_days)
+    assert keeper.drop_old_rows() > 0
+    report = compare(lake.reader, pair(lake.reader), lake.exclude)
+    assert (report.windows, report.different, report.outlived) == (6, 0, 12)
 
 
 def test_candles_ahead_of_the_trades_are_not_compared(lake: CandleLake) -> None:
