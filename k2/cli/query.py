@@ -16,6 +16,7 @@ from k2.cli.render import FORMATS, render
 from k2.client import K2Client, Rows
 from k2.client.client import Timeframe
 from k2.errors import ConfigError
+from k2.log import configure
 from k2.settings import Settings, load_settings
 
 Command = Callable[..., None]
@@ -208,6 +209,9 @@ def which_client(
     if url is not None and data_dir is not None:
         raise ConfigError("--url asks a server and --data-dir a directory: give one of them")
     settings = load_settings()
+    core = settings.core.model_copy(update={"log_level": "WARNING"})
+    # Standard output is the answer's; what a log has to say goes to standard error.
+    configure(settings.model_copy(update={"core": core}))
     if data_dir is not None:
         return _offline(settings, data_dir)
     return K2Client(
