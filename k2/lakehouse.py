@@ -107,12 +107,14 @@ class Lakehouse:
 
     def give_up(self) -> None:
         """Have the writers try nothing again: a lake that is away must not keep the process."""
-        for writer in (*self.writers.values(), self.candles):
+        for writer in self.writers.values():
             writer.give_up()
+        self.candles.give_up()
 
     def close(self) -> None:
-        for writer in (*self.writers.values(), self.candles):
+        for writer in self.writers.values():
             writer.close()
+        self.candles.close()
 
 
 def keepers(catalog: Catalog, settings: Settings) -> dict[str, Keeper]:

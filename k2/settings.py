@@ -230,9 +230,9 @@ class Candles(Group):
         "is answered from the trades themselves.",
     )
     exclude_conditions: StringList = Field(
-        (),
-        description="Condition codes whose trades make no price, comma separated; after a change "
-        "run `k2 candles rebuild --write`.",
+        ("OFF_MARKET",),
+        description="Condition codes whose trades make no candle, comma separated: prints far from "
+        "the market; after a change run `k2 candles rebuild --write`.",
     )
 
 

@@ -63,7 +63,7 @@ def _asks(name: str, *parameters: Callable[[Command], Command]) -> Callable[[Que
     return wrap
 
 
-_COMMON = (
+_COMMON: tuple[Callable[[Command], Command], ...] = (
     click.option("--url", help="Of a server, such as http://127.0.0.1:8000."),
     click.option("--key", envvar="K2_API_KEY", help="X-API-Key; default: K2_API_KEY."),
     click.option(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +23,7 @@ from k2.replay.records import merged, records
 from k2.replay.targets import KafkaTarget, Lines, Target, json_line
 from k2.settings import load_settings
 
+Ask = Callable[[K2Client, Table], AsyncIterator[Rows]]
 _TABLES: dict[str, tuple[Table, ...]] = {
     "trades": ("trades",),
     "quotes": ("quotes",),
@@ -101,15 +102,14 @@ def replay(
 async def _replay(
     client: AbstractAsyncContextManager[K2Client],
     tables: tuple[Table, ...],
-    ask: object,
+    ask: Ask,
     pace: Pace,
     target: Target,
 ) -> int:
     sent = 0
     async with client as opened:
         sources = [
-            records(table.removesuffix("s"), _told(table, ask(opened, table)))  # type: ignore[operator]
-            for table in tables
+            records(table.removesuffix("s"), _told(table, ask(opened, table))) for table in tables
         ]
         try:
             async for record in pace.keep(merged(sources)):

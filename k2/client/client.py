@@ -155,8 +155,8 @@ class K2Client(Http):
         """Symbols with trades, and their exchanges."""
         return await self.rows("GET", "/v1/symbols", {"exchange": exchange, "as_of": as_of})
 
-    async def sql(self, text: str, *, limit: int = 1_000, as_of: Time | None = None) -> Rows:
-        """One SELECT over trades, quotes, gaps, candles and market_data."""
+    async def sql(self, text: str, *, limit: int | None = None, as_of: Time | None = None) -> Rows:
+        """One SELECT over the views; 1,000 rows unless `limit` says else."""
         given = {"sql": text, "limit": limit, "as_of": as_of}
         return await self.rows("POST", "/v1/sql", given)
 

@@ -50,11 +50,21 @@ class Http:
         connector: aiohttp.BaseConnector | None = None,
     ) -> None:
         self._url = url.rstrip("/")
-        self._session = aiohttp.ClientSession(
-            headers={"X-API-Key": key},
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=timeout_s),
-            connector=connector,
-        )
+        self._key, self._timeout_s, self._connector = key, timeout_s, connector
+        self._opened: aiohttp.ClientSession | None = None
+
+    @property
+    def _session(self) -> aiohttp.ClientSession:
+        """Opened by the first request: a client may be made where no event loop runs yet."""
+        if self._opened is None:
+            self._opened = aiohttp.ClientSession(
+                headers={"X-API-Key": self._key},
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=10, sock_read=self._timeout_s
+                ),
+                connector=self._connector,
+            )
+        return self._opened
 
     async def __aenter__(self) -> Self:
         return self
@@ -68,7 +78,10 @@ class Http:
         await self.close()
 
     async def close(self) -> None:
-        await self._session.close()
+        """End the connections; the next request opens new ones."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            await opened.close()
 
     async def json(self, method: str, path: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """The whole answer. Raises `ApiError`."""
