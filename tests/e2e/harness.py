@@ -16,6 +16,7 @@ import aiohttp
 from pyiceberg.catalog import Catalog, load_catalog
 
 from k2.candles.rebuild import Report, compare, pair
+from k2.candles.versions import VERSIONED, newest
 from k2.cli.demo.client import ExchangeClient, WorkerClient, free_port
 from k2.cli.demo.processes import Child
 from k2.codec.registry import FileRegistry
@@ -241,6 +242,13 @@ def candles_compared(data_dir: Path) -> Report:
     """Every candle of the lake against its trades; no worker may run."""
     reader = LakeReader(catalog(data_dir))
     return compare(reader, pair(reader), frozenset())
+
+
+def newest_candles(data_dir: Path, symbol: str, timeframe: str) -> list[dict[str, Any]]:
+    """The newest versions of a symbol's windows, in order."""
+    rows = catalog(data_dir).load_table("market_data.candles").scan().to_arrow()
+    found = newest(rows.select(VERSIONED.names)).to_pylist()
+    return [one for one in found if (one["symbol"], one["timeframe"]) == (symbol, timeframe)]
 
 
 def quote_ids(data_dir: Path) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import pytest
 
 from k2.cli.demo.client import free_port
 from tests import data
-from tests.e2e.harness import catalog
+from tests.e2e.harness import catalog, newest_candles
 
 ASX = data.SHARED / "asx"
 _HOURS_SYDNEY = 11  # that week
@@ -58,13 +59,40 @@ async def test_a_tape_is_loaded_once_however_often_and_gives_the_oracles_candles
     assert (more["sent"], more["stored"], more["duplicates"]) == (91_631, 0, 91_631)
     table = rows_of(tmp_path, "trades")
     assert table.num_rows == 91_874
-    assert _candles(table) == json.loads((ASX / "oracle_bhp_daily.json").read_text())
+    oracle = json.loads((ASX / "oracle_bhp_daily.json").read_text())
+    assert _candles(table) == oracle
+    # Those the lake keeps leave out what was only reported to the market.
+    kept = newest_candles(tmp_path, "BHP", "1m")
+    assert _by_local_day(kept) == [
+        {name: day[name] for name in _KEPT} for day in oracle if day["trades"] == "on_market"
+    ]
+
+
+_KEPT = ("date", "open", "high", "low", "close", "volume", "trade_count")
+
+
+def _by_local_day(candles: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Minutes in order as days of Sydney."""
+    days: dict[str, list[dict[str, Any]]] = {}
+    for candle in candles:
+        local = candle["window_start"] + dt.timedelta(hours=_HOURS_SYDNEY)
+        days.setdefault(local.strftime("%m/%d/%Y"), []).append(candle)
+    return [
+        {
+            "date": date,
+            "open": _text(minutes[0]["open"]),
+            "high": _text(max(one["high"] for one in minutes)),
+            "low": _text(min(one["low"] for one in minutes)),
+            "close": _text(minutes[-1]["close"]),
+            "volume": int(sum(one["volume"] for one in minutes)),
+            "trade_count": sum(one["trade_count"] for one in minutes),
+        }
+        for date, minutes in sorted(days.items())
+    ]
 
 
 def _candles(table: Any) -> list[dict[str, Any]]:
     """Daily candles of BHP by local date, of all trades and of those made on the market."""
-    import datetime as dt
-
     days: dict[tuple[str, str], list[dict[str, Any]]] = {}
     rows = [row for row in table.to_pylist() if row["symbol"] == "BHP"]
     for row in sorted(rows, key=lambda r: (r["timestamp"], r["platform_sequence"])):
