@@ -49,7 +49,7 @@ class Made:
 
     def __init__(self, settings: Settings) -> None:
         self.calls: list[str] = []
-        names = ("source", "validate", "shed", "sink", "hot", "transport")
+        names = ("source", "validate", "shed", "sink", "candles", "hot", "transport")
         parts = {name: Part(name, self.calls) for name in names}
         self.source, self.validate, self.sink = parts["source"], parts["validate"], parts["sink"]
         self.transport = parts["transport"]
@@ -75,6 +75,7 @@ class Made:
             pending_rows=7, read_to=lambda: dict.fromkeys([*LEAVING, STAYING], 0)
         )
         self.sink.__dict__.update(keep=self.kept.append)
+        parts["candles"].__dict__.update(keep=lambda _staying: None, read_to=dict)
         self.worker.ready = self.worker._opened = True
 
     async def _refresh(self) -> None:
@@ -104,6 +105,7 @@ async def test_a_stop_waits_only_for_what_is_its_own(made: Made) -> None:
         "validate.checkpoint_all",
         "shed.store",
         "sink.flush",
+        "candles.flush",
     ]
 
 
@@ -161,7 +163,9 @@ async def test_a_crashed_worker_stores_nothing_and_claims_nothing(
         await made.worker._before_revoke(LEAVING)
         await made.worker.close()
     assert said == []
-    assert not {call for call in made.calls if call.startswith(("sink", "validate", "shed"))}
+    assert not {
+        call for call in made.calls if call.startswith(("sink", "candles", "validate", "shed"))
+    }
     assert made.calls[-2:] == ["lake.close", "transport.close"]
 
 
@@ -198,7 +202,14 @@ async def test_every_part_is_closed_though_one_fails(made: Made) -> None:
     with capture_logs() as said:
         await made.worker.close()
     assert [(line["event"], line["part"]) for line in said] == [("part_not_closed", "sink")]
-    assert made.calls == ["lake.give_up", "sink.stop", "hot.close", "lake.close", "transport.close"]
+    assert made.calls == [
+        "lake.give_up",
+        "sink.stop",
+        "candles.stop",
+        "hot.close",
+        "lake.close",
+        "transport.close",
+    ]
 
 
 async def test_a_failure_while_closing_is_told_but_is_no_crash(made: Made) -> None:

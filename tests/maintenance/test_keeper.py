@@ -224,7 +224,7 @@ def test_the_commands(catalog):
     assert run("compact", "--json")[0] == 0
     code, out = run("status", "--json")
     after = json.loads(out)
-    assert set(after) == {"trades", "quotes", "gaps"}
+    assert set(after) == {"trades", "quotes", "gaps", "candles"}
     assert after["trades"]["files"] < before["files"] / 4
     assert after["trades"]["tags"] == ["v1"]
     code, out = run("rewrite-manifests", "trades", "--json")
