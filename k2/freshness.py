@@ -97,13 +97,15 @@ class Freshness:
         ]
 
     def observe(self, kind: str, rows: pa.RecordBatch) -> None:
-        """Note rows that queries can see from now on; `kind`: trades or quotes."""
+        """Note rows that queries can see from now on; of kinds shown nowhere only their age."""
         if not rows.num_rows:
             return
         received = rows.column("receive_timestamp").cast(pa.int64()).to_numpy()
         ages_ms = np.maximum(0.0, (self._clock.now_us() - received) / 1_000)
         self._keep(ages_ms[-_SAMPLES:])
         metrics.FRESHNESS.labels(kind).observe(float(ages_ms[-1]) / 1_000)
+        if kind not in self._rates:
+            return
         encoded = rows.column("symbol").dictionary_encode()
         names: list[str] = encoded.dictionary.to_pylist()
         codes = encoded.indices.to_numpy()

@@ -17,7 +17,7 @@ from k2.clock import Clock
 from k2.codecs import Codecs
 from k2.errors import K2Error
 from k2.freshness import Freshness
-from k2.lake.tables import CANDLES, GAPS, QUOTES, TRADES
+from k2.lake.tables import AGG_TRADES, CANDLES, GAPS, QUOTES, REFERENCE, TRADES
 from k2.lakehouse import Lakehouse
 from k2.query.database import S3Access, open_database
 from k2.query.engine import QueryEngine, Source
@@ -50,7 +50,12 @@ class HotSide:
         self._clock = clock
         self.freshness = Freshness(clock)
         hot = "query" in settings.core.roles
-        self.tails = {table.name: Tail(table.arrow_schema) for table in (TRADES, QUOTES)}
+        carried = {topic.data_type for topic in settings.topics}
+        self.tails = {
+            table.name: Tail(table.arrow_schema)
+            for table in (TRADES, QUOTES, AGG_TRADES, REFERENCE)
+            if table.name in carried
+        }
         self.engine = open_engine(settings, lake, self.tails if hot else {})
         self._feeds: dict[str, TailFeed] = {}
 
@@ -90,9 +95,15 @@ class HotSide:
             self._clock,
             committed=lambda: self.engine.committed(name),
             max_minutes=query.tail_minutes,
-            max_bytes=query.tail_max_mb * 1024 * 1024,
+            max_bytes=functools.partial(self._room, name),
             observe=functools.partial(self.freshness.observe, name),
         )
+
+    def _room(self, name: str) -> int:
+        """Bytes that a tail may hold: what the others leave of all, and at least its even share."""
+        total = self._settings.query.tail_max_mb * 1024 * 1024
+        others = sum(tail.stats().nbytes for other, tail in self.tails.items() if other != name)
+        return max(total // len(self.tails), total - others)
 
     async def _bounds(self, name: str) -> dict[TP, int]:
         """Earliest offset of every partition the tail of `name` reads."""
@@ -123,7 +134,7 @@ def open_engine(settings: Settings, lake: Lakehouse, tails: Mapping[str, Tail]) 
             table.time_column,
             tails[table.name].view if table.name in tails else None,
         )
-        for table in (TRADES, QUOTES, GAPS, CANDLES)
+        for table in (TRADES, QUOTES, AGG_TRADES, REFERENCE, GAPS, CANDLES)
     }
     query = settings.query
     database = open_database(

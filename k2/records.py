@@ -35,6 +35,8 @@ _HEAD: Final = (("symbol", _TEXT), ("exchange", _TEXT), ("asset_class", _TEXT))
 _CLOCKS: Final = ("timestamp", "receive_timestamp", "ingestion_timestamp")
 _TRADE_DECIMALS: Final = ("price", "quantity")
 _QUOTE_DECIMALS: Final = ("bid_price", "bid_quantity", "ask_price", "ask_quantity")
+_REFERENCE_DECIMALS: Final = ("tick_size", "lot_size", "min_notional")
+_REFERENCE_TEXTS: Final = ("name", "isin", "status", "base_asset", "quote_asset", "currency")
 _PLACE: Final = (
     ("log_epoch", _TEXT),
     ("log_topic", _TEXT),
@@ -56,6 +58,17 @@ WIRE_TRADES: Final = _schema(
     ("is_backfill", pa.bool_()),
     optional=("source_sequence", "vendor_data"),
 )
+#: First and last trade of an aggregate; in its columns they come after the id.
+_AGGREGATE: Final = (("first_trade_id", pa.int64()), ("last_trade_id", pa.int64()))
+_AFTER_ID: Final = 2
+
+
+def _aggregated(trades: pa.Schema) -> pa.Schema:
+    fields = [pa.field(name, type_, False) for name, type_ in _AGGREGATE]
+    return pa.schema([*list(trades)[:_AFTER_ID], *fields, *list(trades)[_AFTER_ID:]])
+
+
+WIRE_AGG_TRADES: Final = _aggregated(WIRE_TRADES)
 WIRE_QUOTES: Final = _schema(
     ("message_id", _TEXT),
     ("quote_id", _TEXT),
@@ -67,6 +80,17 @@ WIRE_QUOTES: Final = _schema(
     ("vendor_data", _MAP),
     ("is_backfill", pa.bool_()),
     optional=("source_sequence", "vendor_data"),
+)
+WIRE_REFERENCE: Final = _schema(
+    ("message_id", _TEXT),
+    ("reference_id", _TEXT),
+    *_HEAD,
+    *((name, _US) for name in _CLOCKS),
+    *((name, _TEXT) for name in _REFERENCE_TEXTS),
+    *((name, _TEXT) for name in _REFERENCE_DECIMALS),
+    ("vendor_data", _MAP),
+    ("is_backfill", pa.bool_()),
+    optional=("vendor_data",),
 )
 WIRE_GAPS: Final = _schema(
     ("message_id", _TEXT),
@@ -109,6 +133,7 @@ LAKE_TRADES: Final = _schema(
     *_PLACE,
     optional=("trade_conditions", "source_sequence", "vendor_data"),
 )
+LAKE_AGG_TRADES: Final = _aggregated(LAKE_TRADES)
 LAKE_QUOTES: Final = _schema(
     ("message_id", _TEXT),
     ("quote_id", _TEXT),
@@ -122,6 +147,17 @@ LAKE_QUOTES: Final = _schema(
     ("is_backfill", pa.bool_()),
     *_PLACE,
     optional=("quote_conditions", "source_sequence", "vendor_data"),
+)
+LAKE_REFERENCE: Final = _schema(
+    ("message_id", _TEXT),
+    ("reference_id", _TEXT),
+    *_HEAD,
+    *((name, _UTC) for name in _CLOCKS),
+    *((name, _TEXT) for name in _REFERENCE_TEXTS),
+    *((name, DECIMAL) for name in _REFERENCE_DECIMALS),
+    ("vendor_data", _TEXT),
+    *_PLACE,
+    optional=("vendor_data",),
 )
 LAKE_GAPS: Final = _schema(
     ("message_id", _TEXT),
@@ -138,22 +174,33 @@ LAKE_GAPS: Final = _schema(
 )
 WIRE: Final[Mapping[str, pa.Schema]] = {
     "trades": WIRE_TRADES,
+    "agg_trades": WIRE_AGG_TRADES,
     "quotes": WIRE_QUOTES,
+    "reference_data": WIRE_REFERENCE,
     "gaps": WIRE_GAPS,
     "dlq": WIRE_DEAD_LETTERS,
 }
 LAKE: Final[Mapping[str, pa.Schema]] = {
     "trades": LAKE_TRADES,
+    "agg_trades": LAKE_AGG_TRADES,
     "quotes": LAKE_QUOTES,
+    "reference_data": LAKE_REFERENCE,
     "gaps": LAKE_GAPS,
 }
 #: Columns that are decimal text on the wire.
 DECIMALS: Final[Mapping[str, tuple[str, ...]]] = {
     "trades": _TRADE_DECIMALS,
+    "agg_trades": _TRADE_DECIMALS,
     "quotes": _QUOTE_DECIMALS,
+    "reference_data": _REFERENCE_DECIMALS,
 }
 #: Column with the exchange's own id.
-ID_COLUMN: Final[Mapping[str, str]] = {"trades": "trade_id", "quotes": "quote_id"}
+ID_COLUMN: Final[Mapping[str, str]] = {
+    "trades": "trade_id",
+    "agg_trades": "trade_id",
+    "quotes": "quote_id",
+    "reference_data": "reference_id",
+}
 #: At `quote_flags`' value minus one.
 QUOTE_CONDITIONS: Final = ("CROSSED", "LOCKED", "ONE_SIDED")
 

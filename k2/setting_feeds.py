@@ -45,6 +45,10 @@ class Feed(Group):
         description="A larger frame is refused and counted; half of `K2_KAFKA_MAX_BATCH_BYTES` "
         "bounds it too.",
     )
+    raw: bool = Field(
+        False,
+        description="Also keep every frame as it came, in the topic `{log of trades}.raw`.",
+    )
     backfill: bool = Field(
         False, description="Fetch what gaps miss from the exchange's REST history."
     )
@@ -80,10 +84,23 @@ class Binance(Feed):
         ("BTCUSDT", "ETHUSDT"), description="Upper case, no separator, comma separated."
     )
     streams: Annotated[StringList, types.NOT_EMPTY] = Field(
-        ("trade", "bookTicker"), description="Channels per symbol."
+        ("trade", "bookTicker"),
+        description="Channels per symbol; `aggTrade` has its own topic and table.",
     )
     symbols_per_session: int = Field(
         100, ge=1, le=500, description="Symbols on one connection (Binance: 1,024 streams)."
+    )
+
+
+class BinanceFutures(Binance):
+    """Binance's USD-M futures: perpetuals, under the same symbols as the spot market."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="K2_BINANCE_FUTURES_", env_file=".env", extra="ignore", frozen=True
+    )
+
+    url: types.WebSocketUrl = Field(
+        "wss://fstream.binance.com", description="WebSocket base address."
     )
 
 

@@ -28,10 +28,10 @@ from pydantic_settings import (
 from k2 import setting_types as types
 from k2.errors import ConfigError
 from k2.setting_checks import check_services
-from k2.setting_feeds import Binance, Coinbase, Feed, Kraken
+from k2.setting_feeds import Binance, BinanceFutures, Coinbase, Feed, Kraken
 from k2.setting_group import Group, StringList
 from k2.sources.plan import plan_coinbase, plan_kraken, plan_sessions
-from k2.topics import FEED_TOPICS, MarketTopic, topics_of
+from k2.topics import FEED_TOPICS, MarketTopic, channel_topics, topics_of
 from k2.web.keys import KeyRing, parse_keys
 
 LOCAL_API_KEY = "k2-dev-api-key-2026"
@@ -67,6 +67,12 @@ class Core(Group):
         ("binance",),
         description=f"What this platform carries, comma separated: {', '.join(FEED_TOPICS)}, and "
         "`{asset class}.{exchange}` for tapes, e.g. `equities.asx`. The same on all workers.",
+    )
+
+    reference: bool = Field(
+        False,
+        description="Carry a topic of reference data per exchange (`k2 load reference`); what is "
+        "loaded already can be queried without. The same on all workers.",
     )
 
     @field_validator("exchanges")
@@ -293,7 +299,9 @@ class Query(Group):
     max_rows: int = Field(100_000, ge=1, description="Most rows an answer may hold.")
     tail_minutes: float = Field(15.0, gt=0, description="How long hot rows are kept at most.")
     tail_max_mb: int = Field(
-        512, ge=16, description="Arrow bytes of hot rows; above it answers are marked partial."
+        512,
+        ge=16,
+        description="MB of hot rows, of all tables together; above it answers are marked partial.",
     )
     refresh_s: float = Field(
         1.0, gt=0, description="Seconds between looks for a newer lake snapshot."
@@ -403,6 +411,7 @@ class Settings(BaseModel):
     sink: Sink
     candles: Candles
     binance: Binance
+    binance_futures: BinanceFutures
     kraken: Kraken
     coinbase: Coinbase
     validate_: Validate
@@ -419,7 +428,17 @@ class Settings(BaseModel):
     @property
     def topics(self) -> tuple[MarketTopic, ...]:
         """The logs of record of the exchanges this platform carries."""
-        return topics_of(self.core.exchanges)
+        named = topics_of(self.core.exchanges)
+        feeds = dict.fromkeys(name for name in self.core.exchanges if name in FEED_TOPICS)
+        more = [topic for name in feeds for topic in self.more_topics(name)]
+        markets = dict.fromkeys((topic.asset_class, topic.exchange) for topic in named)
+        if self.core.reference:
+            more += [MarketTopic(of, "reference_data", exchange) for of, exchange in markets]
+        return (*named, *more)
+
+    def more_topics(self, feed: str) -> tuple[MarketTopic, ...]:
+        """Logs of record of channels that a feed is asked for beyond the usual."""
+        return channel_topics(feed, getattr(self, feed).streams)
 
 
 GROUPS: dict[str, type[Group]] = {
@@ -429,6 +448,7 @@ GROUPS: dict[str, type[Group]] = {
     "sink": Sink,
     "candles": Candles,
     "binance": Binance,
+    "binance_futures": BinanceFutures,
     "kraken": Kraken,
     "coinbase": Coinbase,
     "validate_": Validate,
@@ -479,6 +499,7 @@ def _wrong(group: type[Group], exc: ValidationError) -> dict[str, str]:
 
 _PLANS: Final[dict[str, Callable[..., object]]] = {
     "binance": plan_sessions,
+    "binance_futures": functools.partial(plan_sessions, exchange="BINANCE_FUTURES"),
     "kraken": plan_kraken,
     "coinbase": plan_coinbase,
 }

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import psutil
+import pyarrow as pa
 import structlog
 from faust.types import TP
 
@@ -167,8 +168,10 @@ class StatusBoard:
                 "frames": source.frames,
                 "trades": source.trades,
                 "quotes": source.quotes,
+                "agg_trades": source.agg_trades,
                 "refused": source.refused,
                 "ignored": source.ignored,
+                "control": source.control,
                 "queued": worker.source.queued,
                 "in_flight": worker.source.in_flight,
                 "sessions": worker.source.sessions(),
@@ -202,7 +205,16 @@ class StatusBoard:
             "lake": worker.lake.rows(),
             "freshness_ms": worker.hot.freshness.percentiles_ms(),
             "symbols": worker.hot.freshness.symbols(),
-            "memory": {"rss_mb": round(self._process.memory_info().rss / 2**20, 1)},
+            "memory": self._memory(),
+        }
+
+    def _memory(self) -> dict[str, float]:
+        """Megabytes: the process, what of it Arrow holds, and of that the hot rows."""
+        tails = sum(tail.stats().nbytes for tail in self._worker.hot.tails.values())
+        return {
+            "rss_mb": round(self._process.memory_info().rss / 2**20, 1),
+            "arrow_mb": round(pa.total_allocated_bytes() / 2**20, 1),
+            "tail_mb": round(tails / 2**20, 1),
         }
 
     def _candles(self) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 `market.{asset_class}.{data_type}.{exchange}` is a log of record. What is derived from it carries
 a suffix: `.validated` (what passed), `.dlq` (what did not), `.gaps` (ids that never came),
-`.deferred` (what was shed and read again), all with the same partitions.
+`.deferred` (what was shed and read again), all with the same partitions. `.raw` holds an exchange's
+frames as they came, where that is asked for.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from k2.errors import ConfigError
 
 ASSET_CLASSES: Final = ("crypto", "equities", "futures", "options")
 DATA_TYPES: Final = ("trades", "quotes", "agg_trades", "reference_data")
-SUFFIXES: Final = ("validated", "dlq", "gaps", "deferred")
+SUFFIXES: Final = ("validated", "dlq", "gaps", "deferred", "raw")
 
 _NAME = re.compile(
     r"market\.(?P<asset_class>[a-z]+)\.(?P<data_type>[a-z_]+)\.(?P<exchange>[a-z0-9_]+)"
@@ -64,6 +65,11 @@ class MarketTopic:
         return f"{self.log}.deferred"
 
     @property
+    def raw(self) -> str:
+        """Frames as they came; not among `all_names`, since most platforms have none."""
+        return f"{self.log}.raw"
+
+    @property
     def subject(self) -> str:
         """Registry subject, shared by all exchanges of the class."""
         return f"market.{self.asset_class}.{self.data_type}-value"
@@ -98,9 +104,25 @@ def _spot(exchange: str) -> tuple[MarketTopic, ...]:
 #: Logs of record of the exchanges with a feed, by the feed's name.
 FEED_TOPICS: Final[Mapping[str, tuple[MarketTopic, ...]]] = {
     "binance": MARKET_TOPICS,
+    "binance_futures": tuple(
+        MarketTopic("futures", data_type, "binance_futures") for data_type in ("trades", "quotes")
+    ),
     "kraken": _spot("kraken"),
     "coinbase": _spot("coinbase"),
 }
+
+
+#: Logs of record that a feed has besides, for a channel that is not asked for by default.
+CHANNEL_TOPICS: Final[Mapping[tuple[str, str], MarketTopic]] = {
+    ("binance", "aggTrade"): MarketTopic("crypto", "agg_trades", "binance"),
+    ("binance_futures", "aggTrade"): MarketTopic("futures", "agg_trades", "binance_futures"),
+}
+
+
+def channel_topics(feed: str, streams: Iterable[str]) -> tuple[MarketTopic, ...]:
+    """The logs of record that only these channels of a feed bring."""
+    named = (CHANNEL_TOPICS.get((feed, stream)) for stream in dict.fromkeys(streams))
+    return tuple(topic for topic in named if topic is not None)
 
 
 def is_tape(topic: MarketTopic) -> bool:

@@ -27,6 +27,7 @@ from k2.lakehouse import Lakehouse, keepers
 from k2.looplag import LoopWatch
 from k2.pipeline.gap_report import EVENTS_SQL, MAX_EVENTS, Gap, gaps_of
 from k2.pipeline.groups import Cut
+from k2.query.neighbours import time_below
 from k2.settings import Settings, key_ring
 from k2.status import StatusBoard
 from k2.steps.backfill import BackfillStep
@@ -36,6 +37,7 @@ from k2.steps.feeds import feeds_of
 from k2.steps.lanes import Lanes
 from k2.steps.maintain import MaintainStep
 from k2.steps.publish import Partitioner, Publisher
+from k2.steps.raw import RawFrames
 from k2.steps.shed import ShedStep, earliest_of
 from k2.steps.sink import SinkStep
 from k2.steps.source import SourceStep
@@ -116,7 +118,9 @@ class Worker:
         self.status = StatusBoard(self)
         self.control = self._control()
         self.source = self._source()
-        self.backfill = BackfillStep(self.source.running, self._gaps, self.clock)
+        self.backfill = BackfillStep(
+            self.source.running, self._gaps, self.clock, time_below(self.hot.engine)
+        )
         self.shed = self._shed()
         self.validate = self._validate()
         self.sink = self._sink()
@@ -168,8 +172,11 @@ class Worker:
         def dead_letters(topic: MarketTopic) -> DeadLetters:
             return DeadLetters(topic, producer, self.codecs.of(topic.dlq), max_bytes)
 
+        def raw(topic: MarketTopic) -> RawFrames:
+            return RawFrames(topic, producer, partitioner, max_bytes)
+
         return SourceStep(
-            feeds_of(settings, publisher, dead_letters),
+            feeds_of(settings, publisher, dead_letters, raw),
             self.clock,
             partitions=partitions,
             max_record_bytes=max_bytes,

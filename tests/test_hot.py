@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
+from decimal import Decimal
 
 import pyarrow as pa
 import pytest
@@ -13,6 +14,8 @@ from faust.types import TP
 from k2.codecs import Codecs
 from k2.errors import CoverHoleError
 from k2.hot import HotSide
+from k2.lake.tables import TRADES
+from k2.lake.vector import Place
 from k2.lakehouse import Lakehouse
 from k2.settings import Settings
 from k2.testing.clock import ManualClock, eventually
@@ -84,3 +87,46 @@ async def test_what_nobody_expects_stops_the_worker(
     with pytest.raises(TypeError, match="a mistake of ours"):
         await hot.run({topic.log: EPOCH for topic in MARKET_TOPICS})
     await hot.close()
+
+
+async def test_one_bound_holds_for_the_hot_rows_of_all_tables(
+    settings: Settings, codecs: Codecs, lake: Lakehouse, clock: ManualClock
+) -> None:
+    total = 16 * 2**20
+    bounded = settings.query.model_copy(update={"tail_max_mb": 16})
+    hot = HotSide(
+        settings.model_copy(update={"query": bounded}), Log(OSError()), lake, codecs, clock
+    )
+    assert hot._room("trades") == hot._room("quotes") == total
+    place, rows = Place(EPOCH, "market.crypto.trades.binance.validated", 0), 1
+    trades = hot.tails["trades"]
+    while trades.stats().nbytes < total // 4:
+        more = trade_batch(rows, trades.stats().rows)
+        trades.add(place, more, last=trades.stats().rows + rows - 1, now_s=0.0)
+        rows *= 2
+    held = trades.stats().nbytes
+    # What one holds the other cannot, but each may always hold its even share.
+    assert hot._room("trades") == total
+    assert hot._room("quotes") == max(total // 2, total - held)
+    await hot.close()
+
+
+def trade_batch(rows: int, first: int) -> pa.RecordBatch:
+    """Rows of the lake's trades, of which only size and place count here."""
+    columns = [
+        pa.array(range(first, first + rows), pa.int64())
+        if field.name == "platform_sequence"
+        else _filled(field, rows)
+        for field in TRADES.arrow_schema
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=TRADES.arrow_schema)
+
+
+def _filled(field: pa.Field, rows: int) -> pa.Array:
+    if field.nullable:
+        return pa.nulls(rows, field.type)
+    if pa.types.is_string(field.type):
+        return pa.array(["x" * 40] * rows)
+    if pa.types.is_decimal(field.type):
+        return pa.array([Decimal(0)] * rows, field.type)
+    return pa.array([0] * rows).cast(field.type)

@@ -24,7 +24,7 @@ from k2.topics import ASSET_CLASSES, FEED_TOPICS, MarketTopic
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(["trades", "quotes"]))
+@click.argument("kind", type=click.Choice(["trades", "quotes", "reference"]))
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--asset-class", required=True, type=click.Choice(ASSET_CLASSES))
 @click.option("--exchange", required=True, help="Whose tape it is, e.g. ASX.")
@@ -33,6 +33,7 @@ from k2.topics import ASSET_CLASSES, FEED_TOPICS, MarketTopic
 @click.option("--timezone", help="Of times without an offset; default: the layout's, else UTC.")
 @click.option("--currency", help="Of prices; default: the layout's, else USD.")
 @click.option("--reference", type=click.Path(path_type=Path), help="company_id,symbol,… as CSV.")
+@click.option("--valid-from", help="Reference: since when, if the file does not say; default: now.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="As K2_DATA_DIR.")
 @click.option("--dry-run", is_flag=True, help="Read and judge every row, and load nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
@@ -40,11 +41,14 @@ def load(
     kind: str,
     files: tuple[Path, ...],
     data_dir: Path | None,
+    valid_from: str | None,
     dry_run: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Load FILES of trades or quotes, each whole or not at all.
+    """Load FILES of trades, quotes or reference data, each whole or not at all.
+
+    Reference data is Binance's exchangeInfo, Coinbase's products, Kraken's AssetPairs, or CSV.
 
     Loading a file twice, or again after an interruption, changes nothing: its rows are known by the
     file's content and their line. Without a Kafka the embedded log of the data directory is used:
@@ -53,16 +57,61 @@ def load(
     """
     if data_dir is not None:
         os.environ["K2_DATA_DIR"] = str(data_dir.resolve())
-    settings = _with_topic(load_settings(), options["asset_class"], options["exchange"])
+    of_reference = kind == "reference"
+    settings = with_topic(
+        load_settings(), options["asset_class"], options["exchange"], reference=of_reference
+    )
     quiet = settings.core.model_copy(update={"log_level": "WARNING"})
     configure(settings.model_copy(update={"core": quiet}))
-    _check_layout(options["layout"])
-    topic = MarketTopic(options["asset_class"], kind, options["exchange"].lower())
-    report = asyncio.run(_run(settings, topic, files, dry_run, as_json, options))
+    if of_reference:
+        report = _reference(settings, files, valid_from, dry_run, as_json, options)
+    else:
+        if valid_from is not None:
+            raise click.UsageError("--valid-from is of reference data: rows of a tape have times")
+        report = _tapes(settings, kind, files, dry_run, as_json, options)
     if as_json:
         print(json.dumps(report))
     if report["bad"]:
         sys.exit(1)
+
+
+def _reference(
+    settings: Settings,
+    files: tuple[Path, ...],
+    valid_from: str | None,
+    dry_run: bool,
+    as_json: bool,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    from k2.cli.load_reference import load_reference  # noqa: PLC0415 - the help needs none of it
+
+    for name in ("symbol", "layout", "reference"):
+        if options[name] is not None:
+            raise click.UsageError(f"--{name} is of tapes, not of reference data")
+    return load_reference(
+        settings,
+        files,
+        options["asset_class"],
+        options["exchange"],
+        timezone=options["timezone"],
+        currency=options["currency"],
+        valid_from=valid_from,
+        dry_run=dry_run,
+        quiet=as_json,
+    )
+
+
+def _tapes(
+    settings: Settings,
+    kind: str,
+    files: tuple[Path, ...],
+    dry_run: bool,
+    as_json: bool,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    _check_layout(options["layout"])
+    topic = MarketTopic(options["asset_class"], kind, options["exchange"].lower())
+    return asyncio.run(_run(settings, topic, files, dry_run, as_json, options))
 
 
 def _check_layout(name: str | None) -> None:
@@ -70,10 +119,10 @@ def _check_layout(name: str | None) -> None:
         raise TapeError(f"layout {name!r} is unknown; allowed: {', '.join(names())}", layout=name)
 
 
-def _with_topic(settings: Settings, asset_class: str, exchange: str) -> Settings:
-    """Settings of a platform that carries the tape too."""
+def with_topic(settings: Settings, asset_class: str, exchange: str, *, reference: bool) -> Settings:
+    """Settings of a platform that carries the tape too, or the exchange's reference data."""
     name = exchange.lower()
-    if name in FEED_TOPICS:
+    if name in FEED_TOPICS and not reference:
         raise ConfigError(
             f"--exchange {exchange}: its feed numbers its records, and a tape numbers rows; "
             f"load the tape under a name of its own, e.g. {name}_tape",
@@ -81,9 +130,10 @@ def _with_topic(settings: Settings, asset_class: str, exchange: str) -> Settings
         )
     if not (name.isascii() and name.replace("_", "").isalnum()):
         raise ConfigError(f"--exchange {exchange!r} must be letters, digits and '_', e.g. ASX")
-    wanted = f"{asset_class}.{name}"
+    wanted = name if name in FEED_TOPICS else f"{asset_class}.{name}"
     exchanges = tuple(dict.fromkeys((*settings.core.exchanges, wanted)))
-    core = settings.core.model_copy(update={"exchanges": exchanges})
+    carried = {"exchanges": exchanges, "reference": reference or settings.core.reference}
+    core = settings.core.model_copy(update=carried)
     return settings.model_copy(update={"core": core})
 
 

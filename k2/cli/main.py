@@ -38,8 +38,11 @@ _COMMANDS = {
     "key": ("k2.cli.key:key", "Make an API key: shown once, kept as a hash"),
     "lake": ("k2.cli.lake:lake", "Look after the lake: compact, expire, tag, roll back"),
     "load": ("k2.cli.load:load", "Load recorded tapes (CSV) into the log of record"),
+    "migrate": ("k2.cli.migrate:migrate", "Bring records of an earlier version into today's log"),
     "query": ("k2.cli.query:query", "Ask for trades, quotes, candles, gaps, or anything in SQL"),
+    "record": ("k2.cli.record:record", "Record an exchange's frames into files, as they came"),
     "replay": ("k2.cli.replay:replay", "Send stored records again in order, at any speed"),
+    "tiers": ("k2.cli.tiers:tiers", "Rank symbols by their volume: what is shed first"),
     "topics": ("k2.cli.topics:topics", "The log's topics: list, make, and compare with a cluster"),
     "up": ("k2.cli.up:up", "Run one worker (the same as faust -A k2.app worker -l info)"),
 }
@@ -49,8 +52,8 @@ _COMMANDS = {
 _SECTIONS = {
     "Try it": ("demo", "exchange"),
     "Ask it": ("query", "replay"),
-    "Run it": ("up", "degrade", "doctor", "config", "key", "topics", "dev"),
-    "Look after it": ("lake", "candles", "dlq", "load", "gaps", "backfill"),
+    "Run it": ("up", "degrade", "tiers", "doctor", "config", "key", "topics", "dev"),
+    "Look after it": ("lake", "candles", "dlq", "load", "migrate", "record", "gaps", "backfill"),
     "Measure it": ("bench", "chaos"),
     "Work on K2 itself": ("docs",),
 }

@@ -18,6 +18,8 @@ from k2.topics import parse
 SCHEMA_FILES: Final = {
     "trades": "trade_v2",
     "quotes": "quote_v2",
+    "agg_trades": "agg_trade_v2",
+    "reference_data": "reference_data",
     "gaps": "gap",
     "dlq": "dead_letter",
 }

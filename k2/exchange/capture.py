@@ -155,7 +155,14 @@ def _unknown(line: bytes, path: Path, number: int) -> CaptureError:
 
 
 def symbols_of(frames: Iterable[Frame]) -> tuple[str, ...]:
-    """The symbols (upper case) that have a stream among `frames`, in order of appearance."""
-    streams = dict.fromkeys(frame.stream for frame in frames)
-    names = (stream.partition("@")[0].upper() for stream in streams if "@" in stream)
-    return tuple(dict.fromkeys(names))
+    """The symbols that have a stream among `frames`, in order of appearance.
+
+    Upper case, and as the exchange writes them: BTCUSDT, BTC-USD, XBT/USD.
+    """
+    streams = dict.fromkeys(frame.stream for frame in frames if frame.stream)
+    return tuple(dict.fromkeys(filter(None, map(_symbol_of, streams))))
+
+
+def _symbol_of(stream: str) -> str:
+    symbol, mark, _ = stream.partition("@")
+    return (symbol if mark else stream.partition(":")[2]).upper()

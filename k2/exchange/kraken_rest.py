@@ -1,12 +1,10 @@
 """Kraken's REST history of trades, as the v2 frames those trades came in.
 
-The answer to `GET /0/public/Trades` lists `[price, volume, seconds, side, order type, misc, id]`.
-Prices and volumes are text there and numbers in a frame: the digits stay as they are.
+See `k2.sources.kraken_history` for what the answer lists.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import re
 from collections.abc import Iterator
@@ -14,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from k2.errors import CaptureError
+from k2.sources.kraken_history import nanoseconds, v2_frame
 from k2.sources.symbols import split_symbol
 
-_SIDES = {"b": "buy", "s": "sell"}
-_KINDS = {"l": "limit", "m": "market"}
 #: The first line of a document, not of a capture.
 _FIRST = re.compile(rb'\s*\{\s*($|"error")')
 
@@ -46,17 +43,4 @@ def rest_lines(document: bytes, path: Path) -> Iterator[bytes]:
 
 def _line(symbol: str, row: list[Any]) -> bytes:
     frame = v2_frame(symbol, row)
-    whole, _, fraction = str(row[2]).partition(".")
-    return f"{whole}{fraction[:9].ljust(9, '0')} {frame}".encode()
-
-
-def v2_frame(symbol: str, row: list[Any]) -> str:
-    """One row of the answer as a v2 frame."""
-    price, volume, time, side, kind, _, ident = row
-    whole, _, fraction = str(time).partition(".")
-    stamp = dt.datetime.fromtimestamp(int(whole), dt.UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return (
-        f'{{"channel":"trade","type":"update","data":[{{"symbol":"{symbol}",'
-        f'"side":"{_SIDES[side]}","price":{price},"qty":{volume},"ord_type":"{_KINDS[kind]}",'
-        f'"trade_id":{int(ident)},"timestamp":"{stamp}.{fraction[:6].ljust(6, "0")}Z"}}]}}'
-    )
+    return f"{nanoseconds(str(row[2]))} {frame}".encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Iterable
 from itertools import islice
@@ -11,9 +12,11 @@ from aiohttp import web
 
 from k2.exchange.capture import Frame
 from k2.exchange.tally import TRADE, id_of, kind_of
+from k2.sources.kraken_history import nanoseconds, rest_pair
 
-#: Trades kept per stream.
-_KEPT = 100_000
+#: Trades kept of all streams together, about 450 bytes each, and of one at least.
+_KEPT = 200_000
+_LEAST = 1_000
 _PAGE = 1_000
 
 
@@ -32,8 +35,18 @@ class Past:
                 continue
             held = self._streams.setdefault(frame.stream, {})
             held[ident] = frame
-            if len(held) > _KEPT:
+            limit = max(_LEAST, _KEPT // len(self._streams))
+            while len(held) > limit:
                 del held[next(iter(held))]
+
+    def kraken(self, pair: str) -> list[list[Any]]:
+        """Trades of a pair (as the REST interface names it), by rising id."""
+        streams = [s for s in self._streams if rest_pair(s.removeprefix("trade:")) == pair]
+        frames = (held for stream in streams for held in self._streams[stream].values())
+        # Numbers as text: the digits are the exchange's.
+        found = (json.loads(f.data, parse_float=str, parse_int=str) for f in frames)
+        rows = [_kraken(trade) for frame in found for trade in frame["data"]]
+        return sorted(([*row[:6], int(row[6])] for row in rows), key=lambda row: row[6])
 
     def between(self, stream: str, first: int, last: int, limit: int) -> list[dict[str, Any]]:
         """Contents of up to `limit` trades by rising id."""
@@ -42,8 +55,18 @@ class Past:
         return [json.loads(held[ident].data) for ident in islice(idents, limit)]
 
 
+def _kraken(trade: dict[str, Any]) -> list[Any]:
+    """A trade of a v2 frame as a row of the REST answer."""
+    at = dt.datetime.fromisoformat(trade["timestamp"])
+    seconds = f"{int(at.timestamp())}.{at.microsecond:06d}"
+    kind = {"limit": "l", "market": "m"}.get(trade.get("ord_type", ""), "")
+    side = trade["side"][:1]
+    return [trade["price"], trade["qty"], seconds, side, kind, "", trade["trade_id"]]
+
+
 def history_routes(past: Past) -> list[web.RouteDef]:
-    """`/api/v3/historicalTrades` as Binance, `/products/{id}/trades` as Coinbase answers it."""
+    """`/api/v3/historicalTrades` as Binance, `/products/{id}/trades` as Coinbase and
+    `/0/public/Trades` as Kraken answers it."""
 
     async def binance(request: web.Request) -> web.Response:
         symbol, first = request.query.get("symbol", ""), _integer(request, "fromId", 0)
@@ -56,7 +79,15 @@ def history_routes(past: Past) -> list[web.RouteDef]:
         found = past.between(stream, before - limit, before - 1, limit)
         return web.json_response([_coinbase(frame) for frame in reversed(found)])
 
+    async def kraken(request: web.Request) -> web.Response:
+        pair, since_ns = request.query.get("pair", ""), _integer(request, "since", 0)
+        found = [row for row in past.kraken(pair) if nanoseconds(row[2]) > since_ns]
+        rows = found[: _limit(request)]
+        last = str(nanoseconds(rows[-1][2])) if rows else str(since_ns)
+        return web.json_response({"error": [], "result": {pair: rows, "last": last}})
+
     return [
+        web.get("/0/public/Trades", kraken),
         web.get("/api/v3/historicalTrades", binance),
         web.get("/products/{product}/trades", coinbase),
     ]

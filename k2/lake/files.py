@@ -48,6 +48,7 @@ _DELTA = {
     "message_id": "DELTA_BYTE_ARRAY",
     "trade_id": "DELTA_BYTE_ARRAY",
     "quote_id": "DELTA_BYTE_ARRAY",
+    "reference_id": "DELTA_BYTE_ARRAY",
 }
 
 #: Fewer rows than this in a row group cost more to find than to decode.

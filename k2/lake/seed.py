@@ -21,12 +21,11 @@ from pyiceberg.table import StaticTable
 
 from k2.errors import LakeError
 from k2.lake.reader import LakeFile, LakeReader, Pinned
-from k2.lake.tables import QUOTES, TRADES
 from k2.pipeline.continuity import RESET_AFTER_US
 from k2.pipeline.text_ids import scoped, start_us_of, symbol_of
+from k2.records import ID_COLUMN
 
 _Ints = npt.NDArray[np.int64]
-_ID_COLUMNS = {TRADES.name: "trade_id", QUOTES.name: "quote_id"}
 _READ = ("symbol", "exchange", "log_epoch", "platform_sequence", "timestamp")
 
 
@@ -82,11 +81,13 @@ class LakeSeeds:
     """Reads seeds out of a pinned snapshot; blocking, so call it in a thread."""
 
     def __init__(self, reader: LakeReader, pinned: Pinned) -> None:
-        if pinned.table.name not in _ID_COLUMNS:
-            raise LakeError(f"table {pinned.table} has no exchange ids; allowed: trades, quotes")
+        if pinned.table.name not in ID_COLUMN:
+            raise LakeError(
+                f"table {pinned.table} has no exchange ids; allowed: {', '.join(ID_COLUMN)}"
+            )
         self._reader = reader
         self._pinned = pinned
-        self._id_column = _ID_COLUMNS[pinned.table.name]
+        self._id_column = ID_COLUMN[pinned.table.name]
 
     def seed_intervals(
         self, exchange: str, symbols: Iterable[str], known: Known, start_us: int | None = None

@@ -95,6 +95,13 @@ _TRADES: Final[_Columns] = (
     *_EXTRAS,
     *_PLACE,
 )
+_AGG_TRADES: Final[_Columns] = (
+    ("message_id", "string!", "{exchange}:{timestamp_ms}:{symbol}:{trade_id}"),
+    ("trade_id", "string!", "The exchange's own id of the aggregate"),
+    ("first_trade_id", "long!", "Id of its first trade"),
+    ("last_trade_id", "long!", "Id of its last trade"),
+    *_TRADES[2:],
+)
 _QUOTES: Final[_Columns] = (
     ("message_id", "string!", "{exchange}:{timestamp_ms}:{symbol}:{quote_id}"),
     ("quote_id", "string!", "The exchange's own update id"),
@@ -106,6 +113,27 @@ _QUOTES: Final[_Columns] = (
     ("currency", "string!", "Currency of the prices"),
     ("quote_conditions", "list", "CROSSED, LOCKED, ONE_SIDED"),
     *_EXTRAS,
+    *_PLACE,
+)
+_REFERENCE: Final[_Columns] = (
+    ("message_id", "string!", "{exchange}:{timestamp_ms}:{symbol}:{reference_id}"),
+    ("reference_id", "string!", "Digest of the file and entry in it"),
+    ("symbol", "string!", "Instrument, upper case, without separator"),
+    ("exchange", "string!", "Exchange, upper case"),
+    ("asset_class", "string!", "crypto, equities, futures or options"),
+    ("timestamp", "timestamptz!", "From when on the row holds, UTC; until the next of its symbol"),
+    ("receive_timestamp", "timestamptz!", "When the file was read, UTC"),
+    ("ingestion_timestamp", "timestamptz!", "When the record was handed to the log, UTC"),
+    ("name", "string!", "Name of the company or instrument; empty: none"),
+    ("isin", "string!", "ISO 6166 number; empty: none"),
+    ("status", "string!", "The venue's word for whether it trades; empty: none"),
+    ("base_asset", "string!", "What is traded"),
+    ("quote_asset", "string!", "What it is paid with"),
+    ("currency", "string!", "Currency of prices"),
+    ("tick_size", "decimal!", "Least step of a price; 0: not named"),
+    ("lot_size", "decimal!", "Least step of a quantity; 0: not named"),
+    ("min_notional", "decimal!", "Least value of an order; 0: not named"),
+    ("vendor_data", "string", "What the venue says beyond these columns, JSON text"),
     *_PLACE,
 )
 _GAPS: Final[_Columns] = (
@@ -265,9 +293,11 @@ def _id(field_id: int) -> dict[bytes, bytes]:
 TRADES: Final = TableDef("trades", _TRADES, "timestamp")
 QUOTES: Final = TableDef("quotes", _QUOTES, "timestamp")
 GAPS: Final = TableDef("gaps", _GAPS, "detected_at")
+AGG_TRADES: Final = TableDef("agg_trades", _AGG_TRADES, "timestamp")
+REFERENCE: Final = TableDef("reference_data", _REFERENCE, "timestamp")
 CANDLES: Final = TableDef("candles", _CANDLES, "window_start", "version")
 TABLES: Final[Mapping[str, TableDef]] = {
-    table.name: table for table in (TRADES, QUOTES, GAPS, CANDLES)
+    table.name: table for table in (TRADES, QUOTES, GAPS, AGG_TRADES, REFERENCE, CANDLES)
 }
 
 

@@ -99,7 +99,7 @@ class _Finding(NamedTuple):
 
 
 def check(kind: str, batch: pa.RecordBatch, limits: Limits) -> Verdict:
-    """Judge decoded trades or quotes (`k2.records.WIRE_TRADES`, `WIRE_QUOTES`)."""
+    """Judge decoded trades, aggregated or not, or quotes (`k2.records.WIRE_TRADES`, …)."""
     ok = np.ones(batch.num_rows, np.bool_)
     if not batch.num_rows:
         return Verdict(ok)
@@ -122,7 +122,7 @@ def _findings(
     yield from _clocks(batch, limits)
     for decimal in decimals.values():
         yield from decimal.unreadable()
-    if kind == "trades":
+    if "price" in decimals:
         yield from decimals["price"].not_positive(Reason.PRICE_NOT_POSITIVE)
         yield from decimals["quantity"].not_positive(Reason.QUANTITY_NOT_POSITIVE)
     else:

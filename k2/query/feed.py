@@ -47,7 +47,7 @@ class TailFeed:
         *,
         committed: Callable[[], Vector],
         max_minutes: float,
-        max_bytes: int,
+        max_bytes: Callable[[], int],
         observe: Callable[[pa.RecordBatch], None] = lambda _rows: None,
         poll_s: float = 0.5,
         trim_every_s: float = 1.0,
@@ -93,15 +93,16 @@ class TailFeed:
     def trim(self, now_s: float) -> None:
         """Let the tail drop what it need not hold."""
         before = self._tail.stats().lost
+        max_bytes = self._max_bytes()
         stats = self._tail.trim(
-            now_s, self._committed(), max_minutes=self._max_minutes, max_bytes=self._max_bytes
+            now_s, self._committed(), max_minutes=self._max_minutes, max_bytes=max_bytes
         )
         if stats.lost > before:
             log.warning(
                 "tail_over_cap",
                 dropped_rows=stats.lost - before,
                 held_bytes=stats.nbytes,
-                max_bytes=self._max_bytes,
+                max_bytes=max_bytes,
             )
 
     async def apply(self, batch: LogBatch) -> None:

@@ -21,6 +21,8 @@ from k2.query.cold import Bounds
 _TIME: Final[dict[str, dict[str, int | None]]] = {
     "trades": {"timestamp": None},
     "quotes": {"timestamp": None},
+    "agg_trades": {"timestamp": None},
+    "reference_data": {"timestamp": None},
     "gaps": {"detected_at": None},
     "candles": {"window_start": None},
     "market_data": {"exchange_timestamp_ms": 1_000, "exchange_date": None},

@@ -31,7 +31,15 @@ from k2.query.functions import ALLOWED_FUNCTIONS, ALLOWED_TABLE_FUNCTIONS
 from k2.query.time_travel import Travel, extract
 
 #: The names a query may read.
-VIEWS: Final = ("trades", "quotes", "gaps", "candles", "market_data")
+VIEWS: Final = (
+    "trades",
+    "quotes",
+    "agg_trades",
+    "reference_data",
+    "gaps",
+    "candles",
+    "market_data",
+)
 #: Views may be written with the lake's namespace: `market_data.trades`.
 NAMESPACE: Final = "market_data"
 MAX_SQL_CHARS: Final = 20_000

@@ -1,7 +1,8 @@
-"""The shapes of Binance's spot frames, strict: a price must be text, an id an integer.
+"""The shapes of Binance's frames, strict: a price must be text, an id an integer.
 
 Source: "Trade Streams" and "Individual Symbol Book Ticker Streams" of the Binance spot WebSocket
-documentation.
+documentation; "Aggregate Trade Streams" of it and of USD-M futures, whose trades name their type
+(`X`) and whose book tickers their times.
 """
 
 from __future__ import annotations
@@ -29,10 +30,28 @@ class Trade(msgspec.Struct, gc=False):
     T: Millis
     m: bool
     M: bool | None = None
+    X: str = ""
+
+
+class AggTrade(msgspec.Struct, gc=False):
+    """As a trade; a id of the aggregate, f and l first and last trade in it."""
+
+    e: Literal["aggTrade"]
+    E: Millis
+    s: str
+    a: Integer
+    p: str
+    q: str
+    f: Integer
+    l: Integer  # noqa: E741 - Binance's name
+    T: Millis
+    m: bool
+    M: bool | None = None
+    X: str = ""
 
 
 class BookTicker(msgspec.Struct, gc=False):
-    """u update id, s symbol, b/B best bid price and quantity, a/A best ask."""
+    """u update id, s symbol, b/B best bid price and quantity, a/A best ask, T time (futures)."""
 
     u: Integer
     s: str
@@ -40,6 +59,7 @@ class BookTicker(msgspec.Struct, gc=False):
     B: str
     a: str
     A: str
+    T: Millis | None = None
 
 
 class TradeFrame(msgspec.Struct, gc=False):
@@ -48,11 +68,18 @@ class TradeFrame(msgspec.Struct, gc=False):
     data: Trade
 
 
+class AggFrame(msgspec.Struct, gc=False):
+    """An aggregated trade in a combined stream."""
+
+    data: AggTrade
+
+
 class BookFrame(msgspec.Struct, gc=False):
     """A book ticker in a combined stream."""
 
     data: BookTicker
 
 
+AGG_FRAME: Final = msgspec.json.Decoder(AggFrame)
 TRADE_FRAME: Final = msgspec.json.Decoder(TradeFrame)
 BOOK_FRAME: Final = msgspec.json.Decoder(BookFrame)

@@ -27,14 +27,15 @@ Received = tuple[int, bytes]
 class Mapped:
     """What a run of frames became.
 
-    `trades`, `quotes`: wire batches (`k2.records`), None when there are none; rows keep the order
-    of the frames. `ignored`: frames of channels not asked for, by channel. `control`: answers to
-    our own messages and heartbeats. `delay_us`: receive time minus exchange time of the last trade
-    (the clocks differ: it may be negative).
+    `trades`, `quotes`, `agg_trades`: wire batches (`k2.records`), None when there are none; rows
+    keep the order of the frames. `ignored`: frames of channels not asked for, by channel.
+    `control`: answers to our own messages and heartbeats. `delay_us`: receive time minus exchange
+    time of the last trade (the clocks differ: it may be negative).
     """
 
     trades: pa.RecordBatch | None = None
     quotes: pa.RecordBatch | None = None
+    agg_trades: pa.RecordBatch | None = None
     refused: list[Refused] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
     control: int = 0
@@ -42,7 +43,8 @@ class Mapped:
 
     def batches(self) -> Iterator[tuple[str, pa.RecordBatch]]:
         """(data type, records) of what there is."""
-        for data_type, batch in (("trades", self.trades), ("quotes", self.quotes)):
+        for data_type in ("trades", "quotes", "agg_trades"):
+            batch = getattr(self, data_type)
             if batch is not None:
                 yield data_type, batch
 

@@ -8,34 +8,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import urlencode
 
 from k2.errors import SourceError
-
-#: Most trades of one answer, with all exchanges here.
-PAGE: Final = 1_000
-
-
-class HistoryFrame(NamedTuple):
-    """A trade's id, and the frame it came in."""
-
-    ident: int
-    frame: bytes
+from k2.setting_feeds import Feed
+from k2.sources.kraken_history import KrakenHistory
+from k2.sources.page import PAGE, HistoryFrame, Wanted
 
 
 class History(Protocol):
-    """One exchange's history of trades by id."""
+    """One exchange's history of trades. `by_time`: it is asked from a time on, not from an id."""
 
     live: str
+    by_time: bool
 
-    def url(self, symbol: str, first: int, last: int) -> str:
-        """Path and query for up to `PAGE` trades, `first` (and if need be `last`) among them.
+    def serves(self, settings: Feed) -> bool:
+        """False when the feed as configured has no ids that the history knows."""
 
-        `symbol` is the exchange's own name for it.
-        """
+    def url(self, wanted: Wanted) -> str:
+        """Path and query for up to `PAGE` trades, the first of `wanted` among them."""
 
-    def frames(self, symbol: str, content: Any) -> list[HistoryFrame]:
+    def frames(self, symbol: str, content: bytes) -> list[HistoryFrame]:
         """The answer's trades, oldest first. Raises `SourceError` when it is none."""
 
 
@@ -43,13 +37,17 @@ class BinanceHistory:
     """`GET /api/v3/historicalTrades`: from an id on."""
 
     live = "https://api.binance.com"
+    by_time = False
 
-    def url(self, symbol: str, first: int, last: int) -> str:
-        limit = min(PAGE, last - first + 1)
-        query = urlencode({"symbol": symbol, "fromId": first, "limit": limit})
+    def serves(self, settings: Feed) -> bool:
+        return True
+
+    def url(self, wanted: Wanted) -> str:
+        limit = min(PAGE, wanted.last - wanted.first + 1)
+        query = urlencode({"symbol": wanted.symbol, "fromId": wanted.first, "limit": limit})
         return f"/api/v3/historicalTrades?{query}"
 
-    def frames(self, symbol: str, content: Any) -> list[HistoryFrame]:
+    def frames(self, symbol: str, content: bytes) -> list[HistoryFrame]:
         return [
             HistoryFrame(
                 int(trade["id"]),
@@ -78,13 +76,17 @@ class CoinbaseHistory:
     """`GET /products/{id}/trades?after=`: trades before an id, newest first; no sequence."""
 
     live = "https://api.exchange.coinbase.com"
+    by_time = False
 
-    def url(self, symbol: str, first: int, last: int) -> str:
-        end = min(last, first + PAGE - 1)
-        query = urlencode({"after": end + 1, "limit": end - first + 1})
-        return f"/products/{symbol}/trades?{query}"
+    def serves(self, settings: Feed) -> bool:
+        return True
 
-    def frames(self, symbol: str, content: Any) -> list[HistoryFrame]:
+    def url(self, wanted: Wanted) -> str:
+        end = min(wanted.last, wanted.first + PAGE - 1)
+        query = urlencode({"after": end + 1, "limit": end - wanted.first + 1})
+        return f"/products/{wanted.symbol}/trades?{query}"
+
+    def frames(self, symbol: str, content: bytes) -> list[HistoryFrame]:
         rows = _listed(content, ("trade_id", "price", "size", "time", "side"))
         return [
             HistoryFrame(
@@ -109,6 +111,7 @@ class CoinbaseHistory:
 HISTORIES: Final[dict[str, History]] = {
     "binance": BinanceHistory(),
     "coinbase": CoinbaseHistory(),
+    "kraken": KrakenHistory(),
 }
 
 
@@ -121,7 +124,11 @@ def rest_base(configured: str, url: str, live: str) -> str:
     return live
 
 
-def _listed(content: Any, fields: Sequence[str]) -> list[dict[str, Any]]:
+def _listed(raw: bytes, fields: Sequence[str]) -> list[dict[str, Any]]:
+    try:
+        content = json.loads(raw)
+    except ValueError as exc:
+        raise SourceError(f"the history is no JSON: {raw[:200]!r}") from exc
     if not isinstance(content, list):
         raise SourceError(f"the history is no list of trades: {str(content)[:200]}")
     for trade in content:

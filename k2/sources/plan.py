@@ -19,6 +19,8 @@ from k2.errors import ConfigError
 MAX_STREAMS = 1_024
 
 CHANNELS = ("trade", "bookTicker")
+#: With those that are not asked for by default.
+BINANCE_CHANNELS = (*CHANNELS, "aggTrade")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ def plan_sessions(
 
     Raises `ConfigError` on an impossible symbol, an unknown channel or too many streams.
     """
-    _check(channels, per_session)
+    prefix = f"K2_{exchange}_"
+    _check(channels, per_session, prefix)
     return [
         SessionSpec(
             exchange,
@@ -63,7 +66,9 @@ def plan_sessions(
             tuple(f"{symbol.lower()}@{channel}" for symbol in chunk for channel in channels),
             f"{exchange.lower()}-{number}",
         )
-        for number, chunk in enumerate(in_chunks(map(_checked, symbols), per_session))
+        for number, chunk in enumerate(
+            in_chunks((_checked(symbol, prefix) for symbol in symbols), per_session)
+        )
     ]
 
 
@@ -125,26 +130,26 @@ def _pair(symbol: str, separator: str, prefix: str) -> str:
     return name
 
 
-def _check(channels: Sequence[str], per_session: int) -> None:
+def _check(channels: Sequence[str], per_session: int, prefix: str) -> None:
     for channel in channels:
-        if channel not in CHANNELS:
+        if channel not in BINANCE_CHANNELS:
             raise ConfigError(
-                f"K2_BINANCE_STREAMS has {channel!r}; allowed: {', '.join(CHANNELS)}",
+                f"{prefix}STREAMS has {channel!r}; allowed: {', '.join(BINANCE_CHANNELS)}",
                 channel=channel,
             )
     if not channels or per_session * len(channels) > MAX_STREAMS:
         raise ConfigError(
             f"{per_session} symbols with {len(channels)} channels are "
             f"{per_session * len(channels)} streams on one connection; Binance allows 1 to "
-            f"{MAX_STREAMS}: change K2_BINANCE_SYMBOLS_PER_SESSION"
+            f"{MAX_STREAMS}: change {prefix}SYMBOLS_PER_SESSION"
         )
 
 
-def _checked(symbol: str) -> str:
+def _checked(symbol: str, prefix: str) -> str:
     name = symbol.strip().upper()
     if not (name.isascii() and name.isalnum()):
         raise ConfigError(
-            f"K2_BINANCE_SYMBOLS has {symbol!r}; a symbol is letters and digits without "
+            f"{prefix}SYMBOLS has {symbol!r}; a symbol is letters and digits without "
             "separator, e.g. BTCUSDT",
             symbol=symbol,
         )

@@ -20,7 +20,8 @@ from k2 import metrics
 from k2.clock import Clock
 from k2.errors import SourceError
 from k2.pipeline.gap_report import Gap
-from k2.sources.history import HISTORIES, PAGE, History, HistoryFrame, rest_base
+from k2.sources.history import HISTORIES, History, rest_base
+from k2.sources.page import PAGE, HistoryFrame, Wanted
 from k2.sources.plan import SessionSpec
 from k2.steps.source import SourceFeed
 
@@ -64,6 +65,8 @@ class BackfillStep:
     running: Callable[[], Sequence[tuple[SourceFeed, SessionSpec]]]
     gaps: Callable[[], Awaitable[list[Gap]]]
     clock: Clock
+    #: The exchange time (ns) of the newest stored trade below an id: (exchange, symbol, id).
+    time_below: Callable[[str, str, int], Awaitable[int]]
     counts: BackfillCounts = field(default_factory=BackfillCounts)
     _tried: dict[Range, _Tried] = field(default_factory=dict)
 
@@ -80,11 +83,18 @@ class BackfillStep:
         missing = [gap for gap in await self.gaps() if gap.closed_at is None]
         for feed, spec in self.running():
             history = HISTORIES.get(feed.exchange.name)
-            if history is None or not feed.settings.backfill:
+            if history is None or not feed.settings.backfill or not history.serves(feed.settings):
                 continue
             for symbol in spec.symbols:
                 for first, last in self._due(_ranges(missing, feed, symbol), feed, symbol):
-                    await self._fetch(http, feed, spec, history, symbol, first, last)
+                    wanted = Wanted(symbol, first, last)
+                    if history.by_time:
+                        below = await self.time_below(feed.exchange.name, plain(symbol), first)
+                        if not below:
+                            # Asked from nowhere it would begin with the exchange's first trade.
+                            continue
+                        wanted = wanted._replace(since_ns=below)
+                    await self._fetch(http, feed, spec, history, wanted)
 
     def _due(
         self, ranges: list[tuple[int, int]], feed: SourceFeed, symbol: str
@@ -109,26 +119,23 @@ class BackfillStep:
         feed: SourceFeed,
         spec: SessionSpec,
         history: History,
-        symbol: str,
-        first: int,
-        last: int,
+        wanted: Wanted,
     ) -> None:
         settings = feed.settings
         base = rest_base(settings.rest_url, settings.url, history.live)
-        for start in range(first, last + 1, PAGE):
-            end = min(last, start + PAGE - 1)
+        rest: Wanted | None = wanted
+        while rest is not None:
             try:
-                frames = await self._ask(
-                    http, base + history.url(symbol, start, end), history, symbol
-                )
+                frames = await self._ask(http, base + history.url(rest), history, rest.symbol)
             except SourceError as exc:
                 self.counts.failures += 1
                 log.warning("backfill_failed", exchange=feed.exchange.name, error=exc.message)
                 await self.clock.sleep(float(exc.details.get("retry_after_s", 0.0)))
                 return
-            wanted = [frame for ident, frame in frames if start <= ident <= end]
-            await self._publish(feed, spec, wanted)
+            chosen = [one.frame for one in frames if rest.first <= one.ident <= rest.last]
+            await self._publish(feed, spec, chosen)
             await self.clock.sleep(1 / settings.backfill_per_s)
+            rest = following(rest, frames, by_time=history.by_time)
 
     async def _ask(
         self, http: aiohttp.ClientSession, url: str, history: History, symbol: str
@@ -136,15 +143,15 @@ class BackfillStep:
         self.counts.requests += 1
         try:
             async with http.get(url) as answer:
+                content = await answer.read()
                 if answer.status != 200:
                     wish = answer.headers.get("Retry-After", "")
                     raise SourceError(
-                        f"{url} answered {answer.status}: {(await answer.text())[:200]}",
+                        f"{url} answered {answer.status}: {content[:200]!r}",
                         url=url,
                         retry_after_s=float(wish) if wish.isdigit() else 0.0,
                     )
-                content = await answer.json(content_type=None)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as exc:
+        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
             raise SourceError(f"{url} gave no history: {exc!r}", url=url) from exc
         return history.frames(symbol, content)
 
@@ -168,6 +175,22 @@ class BackfillStep:
         log.info("backfilled", exchange=feed.exchange.name, records=len(frames))
 
 
+def following(asked: Wanted, got: Sequence[HistoryFrame], *, by_time: bool) -> Wanted | None:
+    """What is to be asked for next; None when that was all, or the history has no more.
+
+    A page of a history by time may hold only what came before the gap: it goes on at its end.
+    """
+    if not by_time:
+        rest = asked._replace(first=min(asked.first + PAGE, asked.last + 1))
+    else:
+        reached = max((one.ident for one in got), default=-1)
+        end_ns = max((one.time_ns for one in got), default=0)
+        if end_ns <= asked.since_ns:
+            return None
+        rest = asked._replace(first=max(asked.first, reached + 1), since_ns=end_ns)
+    return rest if rest.first <= rest.last else None
+
+
 def marked_as(batch: pa.RecordBatch, source: str) -> pa.RecordBatch:
     """`batch` with `source` in the vendor_data of each row."""
     column = batch.schema.get_field_index("vendor_data")
@@ -178,14 +201,18 @@ def marked_as(batch: pa.RecordBatch, source: str) -> pa.RecordBatch:
 
 def _ranges(missing: list[Gap], feed: SourceFeed, symbol: str) -> list[tuple[int, int]]:
     """Open ranges of one symbol's trades; `symbol` is the exchange's own name."""
-    plain = "".join(char for char in symbol.upper() if char.isalnum())
+    wanted = (feed.exchange.name.upper(), "trades", plain(symbol))
     return [
         run
         for gap in missing
-        if (gap.feed.exchange, gap.feed.data_type, gap.feed.symbol)
-        == (feed.exchange.name.upper(), "trades", plain)
+        if (gap.feed.exchange, gap.feed.data_type, gap.feed.symbol) == wanted
         for run in gap.missing
     ]
+
+
+def plain(symbol: str) -> str:
+    """An exchange's name of a symbol as K2 writes it."""
+    return "".join(char for char in symbol.upper() if char.isalnum())
 
 
 def facts(counts: BackfillCounts) -> dict[str, Any]:

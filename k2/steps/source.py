@@ -18,14 +18,14 @@ import structlog
 from k2 import metrics
 from k2.clock import Clock
 from k2.setting_feeds import Feed
-from k2.sources.connector import AiohttpConnector
-from k2.sources.contract import Exchange, Mapped, prefix_of
-from k2.sources.link import LinkLimits
+from k2.sources.contract import Exchange, Mapped
+from k2.sources.open import new_session
 from k2.sources.plan import SessionSpec
 from k2.sources.refused import Refused
-from k2.sources.session import Session, SessionConfig
+from k2.sources.session import Session
 from k2.steps.dead_letters import DeadLetters
 from k2.steps.publish import Publisher, partition_of
+from k2.steps.raw import RawFrames
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +46,7 @@ class SourceCounts:
     frames: int = 0
     trades: int = 0
     quotes: int = 0
+    agg_trades: int = 0
     refused: int = 0
     ignored: int = 0
     control: int = 0
@@ -59,6 +60,8 @@ class SourceFeed:
     settings: Feed
     publishers: Mapping[str, Publisher]
     dead_letters: DeadLetters
+    #: None: frames are not kept.
+    raw: RawFrames | None = None
 
 
 class _Rate:
@@ -177,16 +180,8 @@ class SourceStep:
 
     def _start(self, feed: SourceFeed, spec: SessionSpec) -> _Running:
         settings = feed.settings
-        session = Session(
-            feed.exchange.protocol(spec, settings),
-            _session_config(settings, self._max_record_bytes),
-            AiohttpConnector(
-                ssl_verify=settings.ssl_verify,
-                ca_bundle=settings.custom_ca_bundle,
-                prefix=prefix_of(settings),
-            ),
-            name=spec.key,
-            clock=self._clock,
+        session = new_session(
+            feed.exchange, spec, settings, self._clock, max_frame_bytes=self._max_record_bytes
         )
         running = _Running(feed, spec, session)
         for work in (session.run(), self._pump(running)):
@@ -214,6 +209,8 @@ class SourceStep:
         # first id of a run for the successor of the last one of the run before.
         process = uuid.uuid4().hex
         while frames := await session.batch(_FRAMES):
+            if feed.raw is not None:
+                running.pending.update(feed.raw.send(running.spec.key, frames))
             mapped = mapper.map(frames, ingestion_us=self._clock.now_us())
             running.pending |= self._publish(feed, mapped, f"{process}-{session.run_number}")
             running.pending |= self._refuse(feed, [*mapped.refused, *session.take_refused()])
@@ -258,6 +255,7 @@ class SourceStep:
         counts.frames += frames
         counts.trades += 0 if mapped.trades is None else mapped.trades.num_rows
         counts.quotes += 0 if mapped.quotes is None else mapped.quotes.num_rows
+        counts.agg_trades += 0 if mapped.agg_trades is None else mapped.agg_trades.num_rows
         counts.ignored += sum(mapped.ignored.values())
         counts.control += mapped.control
         metrics.FEED_MESSAGES.labels(running.feed.exchange.name, running.spec.key).inc(frames)
@@ -276,22 +274,3 @@ class SourceStep:
                 new = count - running.reconnects[reason]
                 metrics.FEED_RECONNECTS.labels(*labels, reason).inc(new)
                 running.reconnects[reason] = count
-
-
-def _session_config(settings: Feed, max_record_bytes: int) -> SessionConfig:
-    return SessionConfig(
-        urls=(settings.url, *settings.failover_urls),
-        reconnect_initial_s=settings.reconnect_initial_s,
-        reconnect_max_s=settings.reconnect_max_s,
-        max_lifetime_s=settings.max_lifetime_h * 3_600,
-        queue_frames=settings.queue_frames,
-        limits=LinkLimits(
-            ping_interval_s=settings.ping_interval_s,
-            ping_timeout_s=settings.ping_timeout_s,
-            stale_after_s=settings.stale_after_s,
-            subscribe_per_s=settings.subscribe_per_s,
-            # A record is hardly larger than its frame: a frame that no batch of the log can hold is
-            # refused at the socket.
-            max_frame_bytes=min(settings.max_frame_bytes, max_record_bytes),
-        ),
-    )

@@ -19,6 +19,8 @@ _CHUNK: Final = 1 << 20
 _DIGEST_CHARS: Final = 16
 #: A line beyond this is no row of a tape.
 MAX_LINE_BYTES: Final = 65_536
+#: Binance's list of all instruments has about 10 MB.
+MAX_CONTENT_BYTES: Final = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,30 @@ class Block:
 
     first: int
     lines: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A small file, whole and unpacked, and the digest of it."""
+
+    path: Path
+    digest: str
+    data: bytes
+
+
+def content_of(path: Path) -> Content:
+    """Read `path` whole. Raises `TapeError` as `examine` does, and when it is too large."""
+    with _opened(path) as file:
+        data = file.read(MAX_CONTENT_BYTES + 1)
+    if len(data) > MAX_CONTENT_BYTES:
+        raise TapeError(
+            f"{path} has more than {MAX_CONTENT_BYTES:,} bytes unpacked; a list of instruments is "
+            "smaller: is it a tape?",
+            path=str(path),
+        )
+    if not data.strip():
+        raise TapeError(f"{path} is empty", path=str(path))
+    return Content(path, hashlib.sha256(data).hexdigest()[:_DIGEST_CHARS], data)
 
 
 def examine(path: Path) -> TapeFile:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import aiohttp
@@ -16,11 +18,13 @@ from k2.cli.up import worker_command
 from k2.clock import SYSTEM_CLOCK
 from k2.codecs import Codecs, open_registry
 from k2.settings import Settings
+from k2.sources.refused import Refused
 from k2.steps.dead_letters import DeadLetters
 from k2.steps.publish import Partitioner, Publisher
 from k2.tapes.files import blocks
 from k2.tapes.journal import Journal
 from k2.tapes.load import BLOCK_ROWS, Loaded, Loader, count, without_header
+from k2.tapes.reference import ReferenceFile
 from k2.tapes.rows import Origin, records_of
 from k2.topics import FEED_TOPICS, MarketTopic
 
@@ -44,13 +48,19 @@ def dry(origins: Sequence[Origin], progress: Callable[[int], None]) -> list[Load
     return found
 
 
-async def send(
-    settings: Settings,
-    topic: MarketTopic,
-    origins: Sequence[Origin],
-    progress: Callable[[int], None],
-) -> list[Loaded]:
-    """Load every file in turn. Raises `LogError`, `LogLockedError` while a worker has the log."""
+@dataclass(frozen=True, slots=True)
+class OpenLog:
+    """The log of record of one topic, to be written to; in its incarnation `epoch`."""
+
+    transport: Any
+    epoch: str
+    publisher: Publisher
+    dead_letters: DeadLetters
+
+
+@asynccontextmanager
+async def opened(settings: Settings, topic: MarketTopic) -> AsyncIterator[OpenLog]:
+    """The log as configured, its topics made. Raises `LogLockedError` while a worker has it."""
     from k2.faust_app import K2App  # noqa: PLC0415 - takes a second, and errors come before it
 
     settings.core.data_dir.mkdir(parents=True, exist_ok=True)
@@ -61,27 +71,55 @@ async def send(
         epochs = await transport.epochs([topic.log])
         codecs = await asyncio.to_thread(Codecs.open, open_registry(settings), [topic])
         await app.maybe_start_producer()
-        max_bytes = settings.kafka.max_batch_bytes // 2
+        max_bytes, producer = settings.kafka.max_batch_bytes // 2, app.producer
+        partitioner = Partitioner(settings.kafka.partitions)
+        codec = codecs.of(topic.log)
+        yield OpenLog(
+            transport,
+            epochs[topic.log],
+            Publisher(topic, producer, codec, partitioner, SYSTEM_CLOCK, max_bytes),
+            DeadLetters(topic, producer, codecs.of(topic.dlq), max_bytes),
+        )
+    finally:
+        await app.producer.stop()
+        await transport.close()
+
+
+async def send(
+    settings: Settings,
+    topic: MarketTopic,
+    origins: Sequence[Origin],
+    progress: Callable[[int], None],
+) -> list[Loaded]:
+    """Load every file in turn. Raises `LogError`, `LogLockedError` while a worker has the log."""
+    async with opened(settings, topic) as log:
         loader = Loader(
             topic,
-            epochs[topic.log],
-            Publisher(
-                topic,
-                app.producer,
-                codecs.of(topic.log),
-                Partitioner(settings.kafka.partitions),
-                SYSTEM_CLOCK,
-                max_bytes,
-            ),
-            DeadLetters(topic, app.producer, codecs.of(topic.dlq), max_bytes),
+            log.epoch,
+            log.publisher,
+            log.dead_letters,
             Journal(settings.core.data_dir / "loads"),
             SYSTEM_CLOCK,
             progress,
         )
         return [await loader.load(origin) for origin in origins]
-    finally:
-        await app.producer.stop()
-        await transport.close()
+
+
+async def send_reference(
+    settings: Settings, topic: MarketTopic, files: Sequence[ReferenceFile]
+) -> None:
+    """Put every file's records into the log; returns when it has them."""
+    async with opened(settings, topic) as log:
+        for file in files:
+            futures = list(log.publisher.publish(file.batch, file.content.digest))
+            letters = [
+                Refused(row.reason, row.raw, f"{file.path.name} entry {row.row}: {row.detail}",
+                        SYSTEM_CLOCK.now_us())
+                for row in file.bad
+            ]  # fmt: skip
+            if letters:
+                futures += log.dead_letters.frames(letters)
+            await asyncio.gather(*futures)
 
 
 async def drain(settings: Settings, sent: int, console: Console) -> dict[str, int]:
@@ -96,6 +134,7 @@ async def drain(settings: Settings, sent: int, console: Console) -> dict[str, in
             "K2_DATA_DIR": str(settings.core.data_dir.resolve()),
             "K2_API_PORT": str(port),
             "K2_EXCHANGES": ",".join(settings.core.exchanges),
+            "K2_REFERENCE": str(settings.core.reference).lower(),
             "K2_DEGRADATION_EXEMPT": "true",
             **{f"K2_{name.upper()}_ENABLED": "false" for name in FEED_TOPICS},
         }

@@ -23,31 +23,32 @@ from rich.console import Console
 from k2.ask import reachable
 from k2.cli.demo import feed, report
 from k2.cli.demo.client import ExchangeClient, WorkerClient, free_port
-from k2.cli.demo.feed import Options, choose, no_answer
+from k2.cli.demo.feed import Options, Recorded, choose, no_answer, recorded
 from k2.cli.demo.processes import Child, ChildFailed
 from k2.cli.demo.report import Drain, NotDrained, drained, final_report
 from k2.cli.demo.screen import Place, price_text, render
 from k2.cli.main import cli
 from k2.data_kind import REAL, SIMULATED, check_feed, claim, data_dir
-from k2.errors import ConfigError, SourceError
+from k2.errors import CaptureError, ConfigError, SourceError
 from k2.setting_feeds import Binance
 from k2.settings import load_settings
 from tests.data import BTC_0808, require
-from tests.e2e.harness import Stack, gap_ranges, quote_ids, trade_ids
+from tests.e2e.harness import Stack, gap_ranges, quote_ids, run_demo, trade_ids
+from tests.sources.cases import COINBASE, KRAKEN_V1
 
 STATUS: dict[str, Any] = {
     "drained": True,
     "lag": 0,
     "active_seconds": 2.0,
     "degradation": {"level": 0, "name": "NORMAL"},
-    "source": {"frames": 10, "trades": 4, "quotes": 5, "refused": 1, "queued": 0},
+    "source": {"frames": 10, "trades": 4, "quotes": 5, "refused": 1, "queued": 0, "control": 0},
     "validate": {"records": 9, "duplicates": 2, "dead_letters": 3, "missing_ids": 7},
     "sink": {
         "rows": 6,
         "tables": {"trades": {"last_commit_ms": 12.5}, "quotes": {"last_commit_ms": None}},
     },
     "lake": {"trades": 100, "quotes": 200},
-    "memory": {"rss_mb": 251.3},
+    "memory": {"rss_mb": 251.3, "arrow_mb": 20.5, "tail_mb": 12.0},
     "uptime_s": 61.2,
     "freshness_ms": {"p50": 12.3, "p99": 45.6},
     "symbols": [
@@ -467,7 +468,7 @@ def test_a_capture_without_a_stream_is_told_what_one_looks_like(tmp_path: Path) 
     path.write_text('1723161254000000000 {"type":"ticker"}\n')
     result = invoke("--capture", str(path))
     assert result.exit_code == 2
-    assert "has no Binance stream in it" in result.output
+    assert "has no stream of an exchange in it" in result.output
 
 
 class Command:
@@ -595,3 +596,21 @@ async def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
         assert up.returncode == 1
         assert f"K2_API_PORT={stack.port}: the API cannot listen there" in out.decode()
         assert "worker_cannot_start" in out.decode()
+
+
+async def test_a_recording_of_another_exchange_is_replayed_as_that_exchange(tmp_path: Path) -> None:
+    require(COINBASE)
+    report = await run_demo(tmp_path, COINBASE)
+    assert report["lake"] == {"trades": 107, "quotes": 107}
+    assert (report["dead_letters"], report["gaps"]) == (0, 0)
+
+
+def test_the_feed_is_the_one_the_recordings_are_of() -> None:
+    require(COINBASE, KRAKEN_V1, BTC_0808)
+    stop = asyncio.Event()
+    assert recorded((BTC_0808,), stop) == Recorded("binance", ("BTCUSDT",))
+    old = recorded((KRAKEN_V1,), stop)
+    assert (old.feed, old.settings) == ("kraken", {"PROTOCOL": "v1"})
+    assert {"SC/EUR", "XMR/USD"} <= set(old.symbols)
+    with pytest.raises(CaptureError, match="coinbase and kraken-v1"):
+        recorded((COINBASE, KRAKEN_V1), stop)

@@ -174,4 +174,33 @@ DEAD_LETTER = st.fixed_dictionaries(
         "letter": st.none() | TEXT,
     }
 )
-RECORDS = {"trades": TRADE, "quotes": QUOTE, "gaps": GAP, "dlq": DEAD_LETTER}
+AGG_TRADE = st.builds(
+    lambda trade, first, last: {**trade, "first_trade_id": first, "last_trade_id": last},
+    TRADE,
+    LONGS,
+    LONGS,
+)
+REFERENCE = st.fixed_dictionaries(
+    {
+        "message_id": TEXT,
+        "reference_id": TEXT,
+        "symbol": TEXT,
+        "exchange": TEXT,
+        "asset_class": st.sampled_from(ASSET_CLASSES),
+        "timestamp": LONGS,
+        "receive_timestamp": LONGS,
+        "ingestion_timestamp": LONGS,
+        **dict.fromkeys(("name", "isin", "status", "base_asset", "quote_asset", "currency"), TEXT),
+        **dict.fromkeys(("tick_size", "lot_size", "min_notional"), TEXT),
+        "vendor_data": st.none() | MAPS,
+        "is_backfill": st.booleans(),
+    }
+)
+RECORDS = {
+    "trades": TRADE,
+    "quotes": QUOTE,
+    "agg_trades": AGG_TRADE,
+    "reference_data": REFERENCE,
+    "gaps": GAP,
+    "dlq": DEAD_LETTER,
+}

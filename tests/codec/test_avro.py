@@ -24,7 +24,7 @@ from k2.records import WIRE
 from tests.codec.records import RECORDS, recorded_trades, reference_encode
 
 SUBJECT = "market.crypto.trades-value"
-FAST_KINDS = ("trades", "quotes", "gaps")
+FAST_KINDS = ("trades", "quotes", "agg_trades", "reference_data", "gaps")
 #: Ids whose bytes, read as a float, are NaN (quiet, signalling), denormal, infinite, -0.0.
 AWKWARD_IDS = (1, 7, 0x0000C07F, 0x0100807F, 0x0000807F, 0x01000000, 0x7FFFFFFF, 0x00000080)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k2.codec.engines import FastEngine
-from k2.codec.schemas import compact, kind_of, schema_dir, schema_text, subject_of
+from k2.codec.schemas import SCHEMA_FILES, compact, kind_of, schema_dir, schema_text, subject_of
 from k2.codec.sizes import row_sizes
 from k2.codec.types import arrow_schema, is_fast
 from k2.errors import SchemaError
@@ -47,7 +47,7 @@ def avsc(type_: object) -> str:
     return compact({"type": "record", "name": "R", "fields": [{"name": "a", "type": type_}]})
 
 
-@pytest.mark.parametrize("kind", ["trades", "quotes", "gaps"])
+@pytest.mark.parametrize("kind", ["trades", "quotes", "agg_trades", "reference_data", "gaps"])
 def test_types_are_the_fast_decoders(kind: str) -> None:
     text = schema_text(kind)
     assert FastEngine.reads(text)
@@ -92,7 +92,7 @@ def test_a_schema_that_is_no_record_is_refused() -> None:
         arrow_schema('"string"')
 
 
-@pytest.mark.parametrize("kind", ["trades", "quotes", "gaps"])
+@pytest.mark.parametrize("kind", ["trades", "quotes", "agg_trades", "reference_data", "gaps"])
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
 def test_sizes_are_the_reference_encoders(kind: str, data: st.DataObject) -> None:
@@ -105,7 +105,7 @@ def test_sizes_are_the_reference_encoders(kind: str, data: st.DataObject) -> Non
     assert row_sizes(fields, batch.slice(1)).tolist() == sizes[1:]
 
 
-@pytest.mark.parametrize("kind", ["trades", "quotes", "gaps", "dlq"])
+@pytest.mark.parametrize("kind", list(SCHEMA_FILES))
 def test_every_field_says_what_it_is(kind: str) -> None:
     schema = json.loads(schema_text(kind))
     assert schema["namespace"] == "com.k2.marketdata"

@@ -152,6 +152,18 @@ class Stack:
         log = self.worker.log_tail(40) if self.worker else ""
         raise AssertionError(f"{what}: not within {timeout_s} s; status {status}\n{log}")
 
+    async def command(self, *arguments: str) -> dict[str, Any]:
+        """`k2 ARGUMENTS` to its end; the JSON object it ends with. Fails with its output."""
+        process = await asyncio.create_subprocess_exec(
+            *(PYTHON, "-m", "k2.cli", *arguments),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, **self.environment},
+        )
+        out, err = await process.communicate()
+        assert process.returncode == 0, f"{process.returncode}\n{out.decode()}\n{err.decode()}"
+        return json.loads(out.decode().strip().splitlines()[-1])
+
     async def stop_exchange(self) -> None:
         assert self.exchange is not None
         await self.exchange.stop(20)

@@ -8,6 +8,8 @@ from typing import Any
 
 from tests import data
 from tests.e2e.harness import Stack, trade_ids
+from tests.e2e.test_exchanges import worker
+from tests.sources.cases import KRAKEN_REST
 
 #: Seven ranges, a hundred ids in all.
 RANGES = [(100, 1), (500, 2), (3_000, 7), (3_020, 10), (9_000, 20), (15_000, 25), (19_000, 35)]
@@ -69,6 +71,28 @@ async def test_dropped_ids_are_disclosed_exactly_and_fetched(tmp_path: Path) -> 
         await stack.stop_worker()
     ids = trade_ids(tmp_path / "data")
     assert ids == list(range(data.FIRST_TRADE, data.LAST_TRADE + 1))
+
+
+async def test_a_history_that_goes_by_time_fills_gaps_of_ids(tmp_path: Path) -> None:
+    data.require(KRAKEN_REST)
+    first = 10_218_208
+    dropped = [*range(first + 300, first + 310), first + 700]
+    async with Stack(tmp_path) as stack:
+        await stack.start_exchange("serve", "--capture", str(KRAKEN_REST), "--speed", "max")
+        await stack.fault("drop_ids", ids=dropped)
+        environment = worker("kraken", stack, SYMBOLS="BTC/USDT", BACKFILL="true")
+        await stack.start_worker(**environment)
+        closed = await until_gaps(stack, 2, state="closed")
+        assert sorted((gap["expected"], gap["received"], gap["how"]) for gap in closed) == [
+            (first + 300, first + 310, "backfill"),
+            (first + 700, first + 701, "backfill"),
+        ]
+        await stack.until("all stored", lambda s: s["drained"])
+        (row,) = await stack.sql(
+            "select count(*) n, count(distinct trade_id) ids, "
+            "count(*) filter (where is_backfill) fetched from trades"
+        )
+        assert row == {"n": 1_000, "ids": 1_000, "fetched": len(dropped)}
 
 
 async def test_gaps_answers_name_what_is_wrong(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from k2.errors import CaptureError
 from k2.exchange.capture import Frame, check_capture, read_capture, symbols_of
 from k2.exchange.tally import Tally
 from tests import data
+from tests.sources.cases import PRODUCTS
 
 FRAME = b'{"stream":"btcusdt@trade","data":{"t":1}}'
 
@@ -46,8 +47,8 @@ def test_frames_are_byte_exact() -> None:
     ("name", "frames", "symbols"),
     [
         ("binance/binance_multi_20211011.gz", 265, ("NKNUSDT", "BLZETH", "LRCBTC", "RUNEEUR")),
-        ("kraken/kraken_v1_trade_20210417.gz", None, ()),
-        ("coinbase/coinbase_pro_20210417.gz", None, ()),
+        ("kraken/kraken_v1_trade_20210417.gz", None, ("SC/EUR", "XMR/USD")),
+        ("coinbase/coinbase_pro_20210417.gz", None, PRODUCTS),
     ],
 )
 def test_every_recorded_layout_is_read(

@@ -104,7 +104,7 @@ def test_time_travel_by_time_and_by_id(reader, writer):
 
 
 def test_unknown_and_missing_tables_are_named(reader, catalog):
-    with pytest.raises(LakeError, match="'trade' is unknown; allowed: trades, quotes, gaps"):
+    with pytest.raises(LakeError, match="'trade' is unknown; allowed: trades, quotes"):
         reader.current("trade")
     catalog.drop_table(TRADES.identifier)
     with pytest.raises(LakeError, match=r"market_data\.trades is not in the catalog"):

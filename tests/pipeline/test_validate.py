@@ -14,7 +14,7 @@ from k2.codec.registry import FileRegistry
 from k2.codec.schemas import schema_text
 from k2.degradation.ledger import Ledger, LogPlace, shed_in
 from k2.degradation.levels import Level
-from k2.degradation.tiers import Tiers
+from k2.degradation.tiers import TierLists, Tiers
 from k2.errors import LogCorruptError, RetentionGapError
 from k2.pipeline.cover import CoverReader
 from k2.pipeline.validate import LaneCodecs, Validator
@@ -26,7 +26,7 @@ from k2.transport.batch import LogBatch
 EPOCH = "6f2c3f5e-8a43-4f63-9d0a-8f1f0a1c2b3d"
 OTHER = "11111111-2222-4333-8444-555555555555"
 NOW = 1_700_000_000_000_000
-TIERS = Tiers(["BTC"], ["ETH"], ["USDT"])
+TIERS = Tiers(TierLists(["BTC"], ["ETH"], ["USDT"]))
 
 
 class FixedClock:

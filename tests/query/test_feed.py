@@ -118,7 +118,7 @@ async def fed(codec, batches, *, vector=None, earliest: int = 0, epoch: str = EP
         StoppedClock(),
         committed=Vector.empty,
         max_minutes=15,
-        max_bytes=10**9,
+        max_bytes=lambda: 10**9,
         **options,
     )
     await feed.start(vector or Vector.empty(), {BINANCE_TRADES.log: epoch}, {READ: earliest})

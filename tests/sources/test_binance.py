@@ -8,11 +8,11 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from k2.exchange.capture import read_capture
-from k2.records import WIRE_QUOTES, WIRE_TRADES
+from k2.records import WIRE_AGG_TRADES, WIRE_QUOTES, WIRE_TRADES
 from k2.sources.binance import BinanceMapper, Mapped
 from tests import data
 
@@ -270,6 +270,7 @@ _json = st.recursive(
 
 
 @given(st.sampled_from([TRADE, BOOK]), st.data())
+@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_no_damage_to_a_frame_makes_it_raise(frame: bytes, draw: st.DataObject) -> None:
     content = json.loads(frame)
     inner = content["data"]
@@ -282,3 +283,59 @@ def test_no_damage_to_a_frame_makes_it_raise(frame: bytes, draw: st.DataObject) 
     for batch in (result.trades, result.quotes):
         if batch is not None:
             batch.validate(full=True)
+
+
+AGG = (
+    b'{"stream":"nknusdt@aggTrade","data":{"e":"aggTrade","E":1633998523963,"s":"NKNUSDT",'
+    b'"a":15683430,"p":"0.35280000","q":"58.00000000","f":19862790,"l":19862792,'
+    b'"T":1633998523963,"m":false,"M":true}}'
+)
+
+
+def test_an_aggregated_trade_is_mapped_exactly_and_is_no_trade() -> None:
+    result = mapped(AGG, TRADE, symbols=("NKNUSDT", "BTCUSDT"), channels=("trade", "aggTrade"))
+    assert result.trades.num_rows == 1
+    assert result.agg_trades.schema.equals(WIRE_AGG_TRADES)
+    found = row(result.agg_trades)
+    assert found["message_id"] == "BINANCE:1633998523963:NKNUSDT:15683430"
+    assert (found["trade_id"], found["first_trade_id"], found["last_trade_id"]) == (
+        "15683430",
+        19_862_790,
+        19_862_792,
+    )
+    assert (found["price"], found["quantity"], found["side"]) == (
+        "0.35280000",
+        "58.00000000",
+        "BUY",
+    )
+    assert found["vendor_data"]["event_type"] == "aggTrade"
+    assert [name for name, _ in result.batches()] == ["trades", "agg_trades"]
+
+
+def test_aggregates_not_asked_for_are_left_aside() -> None:
+    result = mapped(AGG, symbols=("NKNUSDT",))
+    assert (result.agg_trades, result.ignored) == (None, Counter(aggTrade=1))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [changed(AGG, a=None), changed(AGG, f="1"), changed(AGG, s="BTCUSDT"), changed(AGG, p=0.35)],
+)
+def test_an_aggregate_of_another_shape_is_refused(frame: bytes) -> None:
+    result = mapped(frame, symbols=("NKNUSDT",), channels=("aggTrade",))
+    assert result.agg_trades is None
+    assert len(result.refused) == 1
+
+
+def test_futures_say_when_a_quote_was_and_what_an_unusual_fill_is() -> None:
+    fill = changed(TRADE, X="MARKET", M=None)
+    insurance = changed(TRADE, X="INSURANCE_FUND", M=None, t=3735683260)
+    book = changed(BOOK, e="bookTicker", E=1723161255350, T=1723161255344)
+    result = mapped(fill, insurance, book, exchange="BINANCE_FUTURES", asset_class="futures")
+    trades = result.trades
+    assert trades["trade_conditions"].to_pylist() == [[], ["INSURANCE_FUND"]]
+    assert set(trades["exchange"].to_pylist()) == {"BINANCE_FUTURES"}
+    quote = row(result.quotes)
+    assert quote["timestamp"] == 1_723_161_255_344_000
+    assert quote["message_id"] == "BINANCE_FUTURES:1723161255344:BTCUSDT:50093239212"
+    assert quote["vendor_data"]["timestamp_source"] == "exchange"

@@ -13,6 +13,7 @@ from aiohttp import web
 from k2.errors import SourceError
 from k2.sources.connector import AiohttpConnector
 from k2.sources.history import HISTORIES
+from k2.sources.page import Wanted
 from k2.sources.session import Session, SessionConfig
 from k2.steps.backfill import BackfillStep
 from k2.testing.clock import eventually
@@ -62,9 +63,9 @@ async def test_a_page_instead_of_a_socket_is_told_and_tried_again(name: str, sta
 @pytest.mark.parametrize("status", [200, 502])
 @pytest.mark.parametrize("name", sorted(HISTORIES))
 async def test_a_page_instead_of_a_history_is_told(name: str, status: int) -> None:
-    step = BackfillStep(list, None, None)  # type: ignore[arg-type]
+    step = BackfillStep(list, None, None, None)  # type: ignore[arg-type]
     async with website(status) as place, aiohttp.ClientSession() as http:
         history = HISTORIES[name]
-        url = f"http://{place}{history.url('X', 1, 2)}"
-        with pytest.raises(SourceError, match=r"answered 502|gave no history"):
+        url = f"http://{place}{history.url(Wanted('X', 1, 2))}"
+        with pytest.raises(SourceError, match=r"answered 502|the history is no"):
             await step._ask(http, url, history, "X")

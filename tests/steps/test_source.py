@@ -14,11 +14,13 @@ import pytest
 from k2.clock import SYSTEM_CLOCK
 from k2.codecs import Codecs
 from k2.errors import LogError
+from k2.exchange.capture import Frame
 from k2.exchange.server import ExchangeServer
 from k2.setting_feeds import Binance
 from k2.sources.binance import BinanceExchange
 from k2.steps.dead_letters import DeadLetters
 from k2.steps.publish import SESSION_HEADER, Partitioner, Publisher, partition_of
+from k2.steps.raw import RawFrames
 from k2.steps.source import SourceFeed, SourceStep
 from k2.testing.clock import eventually
 from k2.testing.log import MemoryLog
@@ -83,6 +85,7 @@ async def source(codecs: Codecs, log: MemoryLog, url: str, **options: Any) -> As
                 binance,
                 publishers,
                 DeadLetters(TRADES, log, codecs.of(TRADES.dlq), 500_000),
+                RawFrames(TRADES, log, Partitioner(PARTITIONS), 5_000) if binance.raw else None,
             )
         ],
         SYSTEM_CLOCK,
@@ -285,3 +288,20 @@ async def test_an_exchange_that_is_away_is_waited_for(codecs: Codecs, log: Memor
         assert session["reconnects"]["connect_failed"] >= 1
         assert "127.0.0.1:1" in str(session["last_error"])
         assert made.errors == [], "an exchange that is away is waited for"
+
+
+async def test_raw_frames_are_kept_as_they_came_where_asked_for(
+    codecs: Codecs, log: MemoryLog
+) -> None:
+    # One that is no record is a frame all the same; small batches, so that there are several.
+    frames = [trade(i) for i in range(1, 200)]
+    broken = Frame(frames[-1].recv_ns, "btcusdt@trade", b'{"stream":"btcusdt@trade","data":{}}')
+    feed = ListFeed([*frames, broken])
+    async with serving(feed) as server, source(codecs, log, server.url, raw=True) as made:
+        await made.step.own(EVERY)
+        await until(lambda: made.step.counts.frames == len(frames) + 1)
+        await made.step.stop()
+    (partition,) = log.partitions(TRADES.raw)
+    assert partition == partition_of(b"binance-0", PARTITIONS)
+    assert log.values(TRADES.raw, partition) == [f.data for f in (*frames, broken)]
+    assert made.refused() == ["bad_fields"]

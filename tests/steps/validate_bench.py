@@ -9,7 +9,7 @@ from faust.types import TP
 
 from k2.codecs import Codecs
 from k2.degradation.levels import Level
-from k2.degradation.tiers import Tiers
+from k2.degradation.tiers import TierLists, Tiers
 from k2.pipeline.cover import CoverReader
 from k2.pipeline.validate import LaneCodecs, Validator
 from k2.settings import Settings
@@ -21,7 +21,7 @@ from tests.steps.parts import EPOCH, TRADES, Record, Tokens, out_of
 
 HOME = TP(TRADES.log, 0)
 CHECKPOINT_S = 5.0
-TIERS = Tiers(["BTC"], ["ETH"], ["USDT"])
+TIERS = Tiers(TierLists(["BTC"], ["ETH"], ["USDT"]))
 
 
 @dataclass

@@ -6,8 +6,10 @@ import asyncio
 import json as jsonlib
 import os
 import platform
+import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,16 +25,37 @@ from k2.settings import load_settings
 
 _START_S: Final = 120.0
 _DRAIN_S: Final = 300.0
+#: Most samples of a run, but no more than one a second.
+_SAMPLES: Final = 120
+#: Fewer make no line.
+_FEWEST: Final = 5
 _SYMBOLS: Final = "BTCUSDT,ETHUSDT,SOLUSDT,XRPUSDT"
 _PRODUCTS: Final = "BTC-USDT,ETH-USDT,SOL-USDT,XRP-USDT"
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """`rss_mb`: the worker's resident memory at each tenth of the run, and once all is stored.
+class Sample:
+    """The worker at one moment. `at_s`: seconds since the first frame; memory in MB.
 
-    `lost`: trades the exchanges sent that are not in the lake; `behind_s`: from the last frame sent
-    until everything was stored.
+    `arrow_mb`: what Arrow holds, the tail's hot rows (`tail_mb`) among it; `stored`: trades and
+    quotes in the lake.
+    """
+
+    at_s: float
+    rss_mb: float
+    arrow_mb: float
+    tail_mb: float
+    frames: int
+    stored: int
+    queued: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """`lost`: trades the exchanges sent that are not in the lake.
+
+    `behind_s`: from the last frame sent until everything was stored. `growth_mb_per_min`: slope of
+    resident memory over the second half of the sending.
     """
 
     frames_per_s: int
@@ -42,8 +65,10 @@ class Result:
     lost: int
     gaps_opened: int
     behind_s: float
-    rss_mb: list[float]
+    peak_rss_mb: float
+    growth_mb_per_min: float
     machine: str
+    samples: list[Sample]
 
 
 async def measure(rate: float, seconds: float) -> Result:
@@ -101,32 +126,68 @@ async def _watch(
     seconds: float,
 ) -> Result:
     loop = asyncio.get_running_loop()
-    began_s, rss, ended_s = loop.time(), list[float](), 0.0
+    began_s, ended_s, samples = loop.time(), 0.0, list[Sample]()
+    every_s = max(1.0, seconds / _SAMPLES)
     while loop.time() < began_s + seconds * 3 + _DRAIN_S:
         worker.check()
         sent = [await client.status() for client in clients]
         status = await api.status()
-        if loop.time() - began_s >= (len(rss) + 1) * seconds / 10 and len(rss) < 10:
-            rss.append(status["memory"]["rss_mb"])
+        if loop.time() - began_s >= len(samples) * every_s:
+            samples.append(_sample(status, loop.time() - began_s))
         if all(one["finished"] for one in sent):
             ended_s = ended_s or loop.time()
             if _stored(status, sent):
-                rss.append(status["memory"]["rss_mb"])
-                trades = sum(one["trades_sent"] for one in sent)
-                return Result(
-                    round(sum(one["frames_sent"] for one in sent) / (ended_s - began_s)),
-                    round(ended_s - began_s, 1),
-                    trades,
-                    status["lake"]["trades"],
-                    trades - status["lake"]["trades"],
-                    status["validate"]["gaps_opened"],
-                    round(loop.time() - ended_s, 1),
-                    rss,
-                    f"{os.cpu_count()} CPUs, {platform.machine()}, "
-                    f"Python {platform.python_version()}",
-                )
+                samples.append(_sample(status, loop.time() - began_s))
+                return _result(sent, status, samples, ended_s - began_s, loop.time() - ended_s)
         await asyncio.sleep(0.25)
     raise K2Error(f"not stored after {loop.time() - began_s:.0f} s at {rate:.0f} frames a second")
+
+
+def _sample(status: dict[str, Any], at_s: float) -> Sample:
+    memory = status["memory"]
+    return Sample(
+        round(at_s, 1),
+        memory["rss_mb"],
+        memory["arrow_mb"],
+        memory["tail_mb"],
+        status["source"]["frames"],
+        status["lake"]["trades"] + status["lake"]["quotes"],
+        status["source"]["queued"],
+    )
+
+
+def _result(
+    sent: list[dict[str, Any]],
+    status: dict[str, Any],
+    samples: list[Sample],
+    seconds: float,
+    behind_s: float,
+) -> Result:
+    trades = sum(one["trades_sent"] for one in sent)
+    stored = status["lake"]["trades"]
+    return Result(
+        round(sum(one["frames_sent"] for one in sent) / seconds),
+        round(seconds, 1),
+        trades,
+        stored,
+        trades - stored,
+        status["validate"]["gaps_opened"],
+        round(behind_s, 1),
+        max(sample.rss_mb for sample in samples),
+        growth([sample for sample in samples if seconds / 2 <= sample.at_s <= seconds]),
+        f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}",
+        samples,
+    )
+
+
+def growth(samples: Sequence[Sample]) -> float:
+    """MB a minute of the line through the samples; 0 when there are too few."""
+    if len(samples) < _FEWEST:
+        return 0.0
+    slope, _ = statistics.linear_regression(
+        [sample.at_s for sample in samples], [sample.rss_mb for sample in samples]
+    )
+    return round(slope * 60, 2)
 
 
 def _stored(status: dict[str, Any], sent: list[dict[str, Any]]) -> bool:
@@ -138,6 +199,12 @@ def _stored(status: dict[str, Any], sent: list[dict[str, Any]]) -> bool:
     )
     judged = status["validate"]["records"] >= source["trades"] + source["quotes"]
     return bool(whole and judged and source["queued"] == 0 and status["drained"])
+
+
+def _some(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """About a dozen of the samples, the last among them."""
+    step = max(1, len(samples) // 12)
+    return [*samples[:-1:step], samples[-1]]
 
 
 @click.command(short_help="Two exchanges on one worker: loss and memory.")
@@ -152,6 +219,13 @@ def feeds(rate: float, seconds: float, as_json: bool) -> None:
     """
     result = asdict(asyncio.run(measure(rate, seconds)))
     for name, value in result.items():
-        print(f"{name:<14} {value}")
+        if name != "samples":
+            print(f"{name:<18} {value}")
+    print(f"{'second':>8} {'RSS MB':>8} {'Arrow':>8} {'tail':>8} {'frames':>12} {'stored':>12}")
+    for one in _some(result["samples"]):
+        print(
+            f"{one['at_s']:>8} {one['rss_mb']:>8} {one['arrow_mb']:>8} {one['tail_mb']:>8} "
+            f"{one['frames']:>12,} {one['stored']:>12,}"
+        )
     if as_json:
         print(jsonlib.dumps(result))

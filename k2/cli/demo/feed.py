@@ -6,7 +6,8 @@ import asyncio
 import itertools
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
@@ -14,6 +15,8 @@ import aiohttp
 from k2.data_kind import REAL, SIMULATED, SIMULATOR_STATE
 from k2.errors import CaptureError, SourceError
 from k2.exchange.capture import read_capture, symbols_of
+from k2.exchange.dialects import dialect_of
+from k2.exchange.feed import CaptureFeed
 from k2.setting_feeds import Binance
 from k2.sources.binance_protocol import BinanceProtocol
 from k2.sources.connector import AiohttpConnector
@@ -114,20 +117,44 @@ def exchange_command(
     return [*command, "--by-clock"] if options.by_clock else command
 
 
-def symbols_in(captures: tuple[Path, ...], stop: asyncio.Event) -> tuple[str, ...]:
-    """The symbols of recorded captures, read whole unless stopped; blocking.
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What captures are of: the feed's name, and its settings for them beside the address."""
 
-    Raises `CaptureError` naming the file: not there, damaged, of no known layout, empty of streams.
+    feed: str
+    symbols: tuple[str, ...]
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def recorded(captures: tuple[Path, ...], stop: asyncio.Event) -> Recorded:
+    """Read recorded captures whole, unless stopped; blocking.
+
+    Raises `CaptureError` naming the file: not there, damaged, of no known layout, empty of streams,
+    or of another exchange than the one before.
     """
     found: dict[str, None] = {}
+    dialects: dict[str, Path] = {}
     for path in captures:
         frames = itertools.takewhile(lambda _: not stop.is_set(), read_capture(path))
         symbols = symbols_of(frames)
         if not symbols and not stop.is_set():
             raise CaptureError(
-                f"capture {path} has no Binance stream in it, so there is nothing to replay; "
-                'frames of combined streams look like {"stream":"btcusdt@trade","data":{…}}',
+                f"capture {path} has no stream of an exchange in it, so there is nothing to "
+                'replay; frames of Binance look like {"stream":"btcusdt@trade","data":{…}}',
                 path=str(path),
             )
+        if not stop.is_set():
+            dialects.setdefault(dialect_of(CaptureFeed((path,))).name, path)
         found |= dict.fromkeys(symbols)
-    return tuple(found)
+    if len(dialects) > 1:
+        raise CaptureError(
+            f"captures of {' and '.join(dialects)} cannot be replayed by one exchange: "
+            f"{', '.join(map(str, dialects.values()))}"
+        )
+    return _settings_for(next(iter(dialects), "binance"), tuple(found))
+
+
+def _settings_for(dialect: str, symbols: tuple[str, ...]) -> Recorded:
+    """`kraken-v1` is the feed of Kraken with another protocol."""
+    feed, _, protocol = dialect.partition("-")
+    return Recorded(feed, symbols, {"PROTOCOL": protocol or "v2"} if feed == "kraken" else {})

@@ -64,7 +64,8 @@ def drained(status: dict[str, Any], sent: dict[str, Any]) -> bool:
     source = status["source"]
     return bool(
         sent["finished"]
-        and source["frames"] >= sent["frames_sent"]
+        # Heartbeats and answers are none of the replay's frames.
+        and source["frames"] - source["control"] >= sent["frames_sent"]
         and source["queued"] == 0
         and status["drained"]
     )

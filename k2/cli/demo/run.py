@@ -18,7 +18,7 @@ from rich.live import Live
 
 from k2.ask import reachable
 from k2.cli.demo.client import ExchangeClient, WorkerClient, free_port
-from k2.cli.demo.feed import Options, choose, exchange_command, symbols_in
+from k2.cli.demo.feed import Options, Recorded, choose, exchange_command, recorded
 from k2.cli.demo.processes import Child, ChildFailed
 from k2.cli.demo.report import Drain, final_report, stored_rows
 from k2.cli.demo.screen import Place, render
@@ -75,7 +75,8 @@ class Demo:
         """Decide on symbols, feed, data directory and port; nothing is started yet."""
         for unknown in unknown_variables():
             self._console.print(f"Note: {unknown.message}.", highlight=False)
-        self._symbols = await self._unless_stopped(self._choose_symbols())
+        self._recorded = await self._unless_stopped(self._choose_symbols())
+        self._symbols = self._recorded.symbols
         settings, options = self._settings, self._options
         self._feed = await self._unless_stopped(choose(options, settings.binance))
         if self._feed.why:
@@ -131,16 +132,16 @@ class Demo:
                 pending.cancel()
             await asyncio.gather(task, stop, return_exceptions=True)
 
-    async def _choose_symbols(self) -> tuple[str, ...]:
-        """Those asked for, else those of the captures, else the setting's."""
+    async def _choose_symbols(self) -> Recorded:
+        """Those asked for, else those of the captures, else the setting's; and of which feed."""
         options = self._options
         if options.symbols:
             for capture in options.captures:
                 check_capture(capture)
-            return options.symbols
+            return Recorded("binance", options.symbols)
         if options.captures:
-            return await asyncio.to_thread(symbols_in, options.captures, self._stop)
-        return self._settings.binance.symbols
+            return await asyncio.to_thread(recorded, options.captures, self._stop)
+        return Recorded("binance", self._settings.binance.symbols)
 
     async def _look_for_the_dead(self) -> None:
         """Raise `ChildFailed` for the process that does not answer because it has ended."""
@@ -189,20 +190,22 @@ class Demo:
             )
 
     def _environment(self, url: str) -> dict[str, str]:
+        feed, prefix = self._recorded.feed, f"K2_{self._recorded.feed.upper()}_"
         environment = {
             "K2_DATA_DIR": str(self._data_dir),
             "K2_API_PORT": str(self._port),
             "K2_ROLES": ",".join(ROLES),
-            "K2_BINANCE_ENABLED": "true",
-            "K2_BINANCE_URL": url,
-            "K2_BINANCE_SYMBOLS": ",".join(self._symbols),
+            f"{prefix}ENABLED": "true",
+            f"{prefix}URL": url,
+            f"{prefix}SYMBOLS": ",".join(self._symbols),
+            **{f"{prefix}{name}": value for name, value in self._recorded.settings.items()},
         }
         if self._options.captures:
             # A replay at full speed is a load: there is nothing to protect from it.
             environment["K2_DEGRADATION_EXEMPT"] = "true"
         if not self._feed.live:
             # The one feed there is, whatever others the surroundings name.
-            environment |= {"K2_EXCHANGES": "binance", "K2_BINANCE_FAILOVER_URLS": ""}
+            environment |= {"K2_EXCHANGES": feed, f"{prefix}FAILOVER_URLS": ""}
         return environment | (_EMBEDDED if self._feed.market == SIMULATED else {})
 
     def _lake_settings(self) -> Settings:
