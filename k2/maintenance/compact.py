@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -24,9 +24,17 @@ from k2.lake.files import delete_files
 from k2.lake.history import Retention
 from k2.lake.reader import LakeReader, Pinned
 from k2.lake.tables import TableDef
-from k2.maintenance.plan import CompactionPolicy, Group, plan
+from k2.maintenance.plan import (
+    CompactionPolicy,
+    Group,
+    Partition,
+    plan,
+    quiet_partitions,
+    rows_of,
+)
 from k2.maintenance.replace import ReplaceFiles
 from k2.maintenance.rewrite import Rewriter
+from k2.maintenance.status import most_files
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +44,10 @@ _FILES_PER_COMMIT: Final = 1_024
 
 @dataclass(slots=True)
 class CompactionReport:
-    """What a run did, or would do. `groups` counts partitions' merges."""
+    """What a run did, or would do. `groups` counts partitions' merges.
+
+    `most_files`: live files of the fullest partition before it.
+    """
 
     table: str
     groups: int = 0
@@ -49,6 +60,7 @@ class CompactionReport:
     superseded: int = 0
     seconds: float = 0.0
     left: int = 0
+    most_files: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "seconds": round(self.seconds, 3)}
@@ -73,12 +85,16 @@ class Compactor:
         self._policy = policy or CompactionPolicy()
         self._clock = clock
         self._reader = reader or LakeReader(catalog)
+        self._rows: Mapping[Partition, int] = {}
         self._loop = CommitLoop(
             catalog, table, retry_s=retry_s, retention=retention, clock=clock, wait=wait
         )
 
     def due(self) -> tuple[Pinned, list[Group]]:
-        """The newest snapshot and what is due in it. Raises `LakeError`."""
+        """The newest snapshot and what is due in it. Raises `LakeError`.
+
+        A day that is over is finished once nothing came to it between two calls.
+        """
         pinned = self._reader.current(self._table)
         if self._reader.has_deletes(pinned):
             raise LakeError(
@@ -86,7 +102,10 @@ class Compactor:
                 "its data files first (Trino: ALTER TABLE … EXECUTE optimize)",
                 table=str(self._table),
             )
-        return pinned, plan(self._reader.files(pinned), self._policy)
+        files = self._reader.files(pinned)
+        before, self._rows = self._rows, rows_of(files)
+        quiet = quiet_partitions(self._rows, before, self._clock.now_us())
+        return pinned, plan(files, self._policy, quiet=quiet)
 
     def run(
         self,
@@ -102,6 +121,7 @@ class Compactor:
         report = CompactionReport(str(self._table))
         started_s = self._clock.monotonic_s()
         pinned, groups = self.due()
+        report.most_files = most_files(self._reader.files(pinned))
 
         def over() -> bool:
             return stopping() or self._clock.monotonic_s() - started_s >= budget_s

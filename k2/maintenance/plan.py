@@ -6,12 +6,18 @@ larger than all smaller ones together) and rewrites a row about as often as its 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from k2.lake.files import day_of
 from k2.lake.reader import LakeFile
 
 _MB = 1024 * 1024
+#: How long after midnight a day still gets the rows that were on their way.
+_SETTLE_US = 300 * 1_000_000
+#: (days since 1970, bucket)
+Partition = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +60,19 @@ class Group:
 
 
 def plan(
-    files: Iterable[LakeFile], policy: CompactionPolicy, *, open_day: int | None = None
+    files: Iterable[LakeFile],
+    policy: CompactionPolicy,
+    *,
+    open_day: int | None = None,
+    quiet: Collection[Partition] = (),
 ) -> list[Group]:
     """Groups that are due, those with the most files first.
 
     `open_day`: days since 1970 from which on days still grow; None: the newest day of the files.
-    Files of another partitioning are left alone.
+    `quiet`: partitions of that day and later which grow no more all the same. Files of another
+    partitioning are left alone.
     """
-    partitions: dict[tuple[int, int], list[LakeFile]] = {}
+    partitions: dict[Partition, list[LakeFile]] = {}
     for file in files:
         if file.day is not None and file.bucket is not None:
             partitions.setdefault((file.day, file.bucket), []).append(file)
@@ -69,10 +80,34 @@ def plan(
     groups = [
         Group(day, bucket, tuple(pack))
         for (day, bucket), members in partitions.items()
-        for pack in _due(members, policy, closed=day < newest)
+        for pack in _due(members, policy, closed=day < newest or (day, bucket) in quiet)
     ]
     groups.sort(key=lambda group: (-len(group.files), group.day, group.bucket))
     return groups
+
+
+def rows_of(files: Iterable[LakeFile]) -> Mapping[Partition, int]:
+    """Rows of every partition: as long as they are the same nothing came."""
+    rows: Counter[Partition] = Counter()
+    for file in files:
+        if file.day is not None and file.bucket is not None:
+            rows[file.day, file.bucket] += file.rows
+    return rows
+
+
+def quiet_partitions(
+    now: Mapping[Partition, int], before: Mapping[Partition, int], now_us: int
+) -> set[Partition]:
+    """Partitions of days that are over and that hold what they held `before`.
+
+    The clock alone does not close a day: a tape of last year is still being loaded into its days.
+    """
+    today = day_of(now_us - _SETTLE_US)
+    return {
+        partition
+        for partition, rows in now.items()
+        if partition[0] < today and before.get(partition) == rows
+    }
 
 
 def _due(files: list[LakeFile], policy: CompactionPolicy, *, closed: bool) -> list[list[LakeFile]]:

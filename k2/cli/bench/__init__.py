@@ -5,12 +5,14 @@ from __future__ import annotations
 import click
 
 from k2.cli.bench.codec import codec
+from k2.cli.bench.commits import commits
 from k2.cli.bench.compression import compression
 from k2.cli.bench.feeds import feeds
 from k2.cli.bench.flow import pipeline, sink
 from k2.cli.bench.freshness import freshness
 from k2.cli.bench.lake import lake
 from k2.cli.bench.query import query
+from k2.cli.bench.scale import scale
 from k2.cli.bench.start import start
 from k2.cli.bench.transport import transport
 from k2.log import configure_structlog
@@ -28,6 +30,7 @@ def bench() -> None:
 
 
 for _command in (
-    transport, codec, sink, pipeline, freshness, start, lake, compression, feeds, query,
-):  # fmt: skip
+    *(transport, codec, sink, pipeline, scale, freshness, start, lake, commits, compression),
+    *(feeds, query),
+):
     bench.add_command(_command)

@@ -1,8 +1,8 @@
 """`k2 bench lake`: a day of five-second commits with maintenance on, time compressed.
 
 Commits and rounds of maintenance take turns as they would by the clock, which is simulated: a
-commit's time is its own. Afterwards every row is counted, and a symbol's day is queried beside the
-same rows written once.
+commit's time is its own. A symbol's day is queried beside the same rows written once, at the end of
+the run and when the day has been closed; then every row is counted.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import click
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -26,19 +27,23 @@ import structlog
 from pyiceberg.catalog import Catalog
 
 from k2.cli.bench.lake_query import compare
-from k2.lake.catalog import CachingSqlCatalog
+from k2.lake.catalog import open_catalog
 from k2.lake.reader import LakeReader
 from k2.lake.tables import TRADES, ensure_table
 from k2.lake.vector import Place, Position
 from k2.lake.writer import LakeWriter
 from k2.maintenance.keeper import Keeper
 from k2.maintenance.status import most_files
+from k2.settings import load_settings
 
 _EPOCH: Final = "00000000-0000-0000-0000-000000000001"
 _LOG: Final = "market.crypto.trades.binance"
 _PLACE: Final = Place(_EPOCH, f"{_LOG}.validated", 0)
 _DAY_US: Final = 86_400_000_000
 _HOUR_S: Final = 3_600
+#: How long after midnight the day is closed, and in how many rounds at most.
+_AFTER_S: Final = 600
+_CLOSING_ROUNDS: Final = 3
 _UTC: Final = pa.timestamp("us", tz="UTC")
 
 
@@ -69,6 +74,8 @@ class Measured:
     maintenance_s: float = 0.0
     rounds: int = 0
     rows_merged: int = 0
+    most_files: int = 0
+    open_day: dict[str, Any] = field(default_factory=dict)
 
 
 def rows_at(number: int, count: int, symbols: pa.Array, start_us: int, span_us: int) -> pa.Table:
@@ -139,8 +146,11 @@ def run_day(catalog: Catalog, day: Day, *, progress: bool) -> Measured:
                 click.echo(
                     f"  {clock.passed_s / _HOUR_S:.0f} h  commit p99 {last:.0f} ms", err=True
                 )
-    # Two more rounds, as time goes on.
-    for _ in range(2):
+    _maintain(keeper, measured, hourly=False)
+    measured.open_day = compare(catalog)
+    # The day ends: the first round sees that nothing came any more, the second closes it.
+    clock.passed_s = max(clock.passed_s, _DAY_US / 1e6) + _AFTER_S
+    for _ in range(_CLOSING_ROUNDS):
         _maintain(keeper, measured, hourly=False)
     writer.close()
     return measured
@@ -161,6 +171,7 @@ def _maintain(keeper: Keeper, measured: Measured, *, hourly: bool) -> None:
     started_s = time.perf_counter()
     report = keeper.compact()
     measured.rows_merged += report.rows
+    measured.most_files = max(measured.most_files, report.most_files)
     measured.rounds += 1
     if hourly:
         keeper.tag_history()
@@ -168,16 +179,23 @@ def _maintain(keeper: Keeper, measured: Measured, *, hourly: bool) -> None:
     measured.maintenance_s += time.perf_counter() - started_s
 
 
-def count_rows(catalog: Catalog, rows: int) -> tuple[int, int]:
-    """(lost, duplicated) of the ids 0…rows-1, read from every live file."""
+def count_rows(
+    catalog: Catalog, rows: int, expected: npt.NDArray[np.int64] | None = None
+) -> tuple[int, int]:
+    """(lost, duplicated) of the ids 0…rows-1, or of those `expected`, read from every live file."""
     reader = LakeReader(catalog)
     pinned = reader.current(TRADES)
-    seen = np.zeros(rows, np.int64)
+    seen = np.zeros(rows, np.bool_)
+    stored = 0
     for file in reader.files(pinned):
         with pinned.io.new_input(file.path).open() as stream:
             ids = pq.read_table(stream, columns=["platform_sequence"])["platform_sequence"]
-        seen += np.bincount(ids.to_numpy(), minlength=rows)
-    return int((seen == 0).sum()), int(np.maximum(seen - 1, 0).sum())
+        seen[ids.to_numpy()] = True
+        stored += len(ids)
+    found = int(seen.sum())
+    wanted = rows if expected is None else len(expected)
+    lost = wanted - found if expected is None else int((~seen[expected]).sum())
+    return lost, stored - found
 
 
 def report(catalog: Catalog, day: Day, measured: Measured, seconds: float) -> dict[str, Any]:
@@ -188,6 +206,7 @@ def report(catalog: Catalog, day: Day, measured: Measured, seconds: float) -> di
     reader = LakeReader(catalog)
     files = reader.files(reader.current(TRADES))
     status = Keeper(catalog, TRADES).status()
+    closed = compare(catalog)
 
     def p99(values: list[float]) -> float:
         return round(float(np.percentile(values, 99)), 1)
@@ -198,6 +217,7 @@ def report(catalog: Catalog, day: Day, measured: Measured, seconds: float) -> di
         "lost": lost,
         "duplicated": duplicated,
         "live_files": most_files(files),
+        "live_files_ever": measured.most_files,
         "live_files_total": len(files),
         "commit_p99_first_hour_ms": p99(measured.commit_ms[:hour]),
         "commit_p99_last_hour_ms": p99(measured.commit_ms[-hour:]),
@@ -205,7 +225,8 @@ def report(catalog: Catalog, day: Day, measured: Measured, seconds: float) -> di
         "commit_p50_last_hour_ms": round(float(np.median(measured.commit_ms[-hour:])), 1),
         "commit_cpu_p99_first_hour_ms": p99(measured.cpu_ms[:hour]),
         "commit_cpu_p99_last_hour_ms": p99(measured.cpu_ms[-hour:]),
-        **compare(catalog),
+        **closed,
+        **{f"open_day_{name}": value for name, value in measured.open_day.items()},
         "snapshots": status.snapshots,
         "manifests": status.manifests,
         "metadata_bytes": status.metadata_bytes,
@@ -215,6 +236,14 @@ def report(catalog: Catalog, day: Day, measured: Measured, seconds: float) -> di
         "seconds": round(seconds, 1),
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
     }
+
+
+def local_catalog(folder: Path) -> Catalog:
+    """A catalog of its own, opened as a worker opens one, whatever lake the settings name."""
+    settings = load_settings()
+    core = settings.core.model_copy(update={"data_dir": folder})
+    iceberg = settings.iceberg.model_copy(update={"catalog_uri": "", "warehouse": ""})
+    return open_catalog(settings.model_copy(update={"core": core, "iceberg": iceberg}))
 
 
 @click.command()
@@ -228,9 +257,7 @@ def lake(commits: int, rows: int, symbols: int, directory: Path | None, as_json:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     folder = directory or Path(tempfile.mkdtemp(prefix="k2-bench-lake-"))
     folder.mkdir(parents=True, exist_ok=True)
-    catalog = CachingSqlCatalog(
-        "k2", uri=f"sqlite:///{folder.absolute()}/catalog.db", warehouse=folder.absolute().as_uri()
-    )
+    catalog = local_catalog(folder)
     try:
         ensure_table(catalog, TRADES, "zstd")
         started_s = time.perf_counter()

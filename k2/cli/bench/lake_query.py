@@ -24,7 +24,7 @@ _ROUNDS: Final = 40
 
 
 def compare(catalog: Catalog) -> dict[str, Any]:
-    """Median milliseconds of the query over both layouts, and their ratio."""
+    """Median milliseconds of the query over both layouts, and their ratio; files and row groups."""
     reader = LakeReader(catalog)
     pinned = reader.current(TRADES)
     symbol = "S0000USDT"
