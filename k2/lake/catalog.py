@@ -25,7 +25,12 @@ from requests import PreparedRequest, Response, Session
 from requests.adapters import HTTPAdapter
 from requests.exceptions import RequestException
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import (
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 
 from k2.errors import ConfigError, LakeError
 from k2.settings import Settings
@@ -36,6 +41,8 @@ CATALOG_NAME: Final = "k2"
 #: Seconds SQLite waits for another process's write lock before it gives up.
 _BUSY_S: Final = 30
 _CACHED_METADATA: Final = 16
+#: Each of a catalog's two tables can be made by somebody else while we look.
+_RACES: Final = 3
 #: Seconds to wait for a REST catalog or S3: to connect, and for an answer.
 _CONNECT_S: Final = 10
 _ANSWER_S: Final = 30
@@ -96,7 +103,8 @@ def open_catalog(settings: Settings) -> Catalog:
     """
     iceberg = settings.iceberg
     uri = iceberg.catalog_uri or _sqlite_uri(settings.core.data_dir)
-    properties = {"warehouse": warehouse(settings), **_s3(settings)}
+    base = warehouse(settings)
+    properties = {"warehouse": base, **file_properties(settings, base)}
     shown = _without_password(uri)
     try:
         if uri.startswith(("http://", "https://")):
@@ -106,7 +114,7 @@ def open_catalog(settings: Settings) -> Catalog:
             _limit_waiting(catalog)
             return catalog
         password = iceberg.catalog_password.get_secret_value()
-        return CachingSqlCatalog(CATALOG_NAME, uri=_with_password(uri, password), **properties)
+        return _sql_catalog(_with_password(uri, password), properties)
     except ImportError as exc:
         raise ConfigError(
             f"the driver for K2_ICEBERG_CATALOG_URI={shown} is not installed ({exc.name}); for "
@@ -119,6 +127,21 @@ def open_catalog(settings: Settings) -> Catalog:
             "K2_ICEBERG_CATALOG_URI and that the server runs",
             uri=shown,
         ) from exc
+
+
+def _sql_catalog(uri: str, properties: dict[str, str]) -> CachingSqlCatalog:
+    """Open it, making its tables where there are none.
+
+    Workers that start together all find none, and all but one are told that there are some now.
+    """
+    for _ in range(_RACES):
+        try:
+            return CachingSqlCatalog(CATALOG_NAME, uri=uri, **properties)
+        except (IntegrityError, OperationalError, ProgrammingError) as exc:
+            if not isinstance(exc, IntegrityError) and "already exists" not in str(exc):
+                raise
+            log.debug("catalog_made_meanwhile", error=type(exc).__name__)
+    return CachingSqlCatalog(CATALOG_NAME, uri=uri, **properties)
 
 
 class _TimedAdapter(HTTPAdapter):
@@ -163,9 +186,10 @@ def _sqlite_uri(data_dir: Path) -> str:
     return f"sqlite:///{path}?timeout={_BUSY_S}"
 
 
-def _s3(settings: Settings) -> dict[str, str]:
+def file_properties(settings: Settings, location: str) -> dict[str, str]:
+    """What PyIceberg needs to read and write files below `location`."""
     iceberg = settings.iceberg
-    if not warehouse(settings).startswith("s3"):
+    if not location.startswith("s3"):
         return {}
     values = {
         "s3.connect-timeout": str(_CONNECT_S),
