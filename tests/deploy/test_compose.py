@@ -53,6 +53,7 @@ SCHEMA = {
                         "dockerfile": {"type": "string"},
                     },
                 },
+                "profiles": {"$ref": "#/$defs/texts"},
                 "restart": {"enum": ["unless-stopped", "always"]},
                 "command": {"$ref": "#/$defs/texts"},
                 "stop_grace_period": {"$ref": "#/$defs/duration"},
@@ -226,6 +227,16 @@ def test_prometheus_scrapes_every_worker_and_finds_its_rules() -> None:
     for pattern in config["rule_files"]:
         folder, _, glob = pattern.rpartition("/")
         assert list((ROOT / inside[folder]).glob(glob))
+
+
+def test_trino_is_asked_for_and_reads_the_lake_the_workers_write() -> None:
+    trino = SERVICES["trino"]
+    assert trino["profiles"] == ["trino"]
+    text = (ROOT / "deploy/trino/catalog/k2.properties").read_text()
+    asked = set(re.findall(r"\$\{ENV:(\w+)\}", text))
+    assert asked == set(trino["environment"])
+    settings = WORKERS["k2-sink"]["environment"]
+    assert {name: settings[name] for name in asked} == trino["environment"]
 
 
 def test_grafana_finds_its_dashboards_and_its_source() -> None:
