@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
+import pyarrow as pa
+
 from k2.codec.avro import Codec
+from k2.codec.evolution import added_fields
 from k2.codec.http_registry import HttpRegistry
 from k2.codec.registry import FileRegistry, SchemaRegistry
 from k2.codec.schemas import kind_of, schema_text, subject_of
@@ -33,6 +36,8 @@ class Codecs:
     """One codec per registry subject."""
 
     by_subject: dict[str, Codec]
+    #: Of subjects whose newest schema has fields beyond K2's: what the sink reads with.
+    grown: dict[str, Codec] = field(default_factory=dict)
 
     @classmethod
     def open(cls, registry: SchemaRegistry, topics: Sequence[MarketTopic]) -> Self:
@@ -41,20 +46,31 @@ class Codecs:
         Raises `SchemaIncompatibleError` with the registry's reason.
         """
         found: dict[str, Codec] = {}
+        grown: dict[str, Codec] = {}
         for topic in topics:
             for name in topic.all_names:
                 subject = subject_of(name)
                 if subject not in found:
-                    found[subject] = Codec.open(registry, subject, schema_text(kind_of(name)))
-        return cls(found)
+                    own = schema_text(kind_of(name))
+                    found[subject] = Codec.open(registry, subject, own)
+                    latest = registry.latest(subject)
+                    if added_fields(latest.schema, own):
+                        grown[subject] = Codec(registry, latest.schema, latest.schema_id)
+        return cls(found, grown)
 
     def of(self, topic: str) -> Codec:
         """The codec of a topic's values."""
         return self.by_subject[subject_of(topic)]
 
-    def reader(self, topic: str) -> RowReader:
-        """Turns batches of a topic into rows of its table (`kind_of(topic)`)."""
-        return RowReader(kind_of(topic), self.of(topic))
+    def reader(self, topic: str, added: Sequence[pa.Field] = ()) -> RowReader:
+        """Turns batches of a topic into rows of its table (`kind_of(topic)`).
+
+        `added`: columns the table has beyond K2's, filled from fields the schema has beyond K2's.
+        """
+        codec = self.of(topic)
+        if added:
+            codec = self.grown.get(subject_of(topic), codec)
+        return RowReader(kind_of(topic), codec, added)
 
     def candle_reader(self, topic: str) -> CandleRows:
         """Turns batches of a topic of trades into what candles are folded from."""

@@ -11,6 +11,7 @@ from pyiceberg.catalog import Catalog
 from k2.candles.fold import TRADE_COLUMNS
 from k2.candles.writer import CandleWriter
 from k2.clock import Clock
+from k2.lake.added import arrow_fields
 from k2.lake.catalog import open_catalog, warehouse
 from k2.lake.history import Retention
 from k2.lake.reader import LakeReader
@@ -37,12 +38,14 @@ class Lakehouse:
     writers: dict[str, LakeWriter]
     candles: CandleWriter
     pinned: dict[str, PinnedTable]
+    #: Columns each table has beyond K2's, as of the start.
+    added: dict[str, list[pa.Field]]
 
     @classmethod
     def open(cls, settings: Settings, clock: Clock) -> Self:
         """Open the catalog, create missing tables, read the newest snapshots; blocking."""
         catalog = open_catalog(settings)
-        ensure_tables(catalog, settings.iceberg.compression)
+        tables = ensure_tables(catalog, settings.iceberg.compression)
         reader = LakeReader(catalog)
         exclude = frozenset(settings.candles.exclude_conditions)
         retry_s, keep_s = settings.iceberg.commit_retry_s, settings.query.tail_minutes * 60
@@ -61,6 +64,7 @@ class Lakehouse:
                 name: PinnedTable(reader, table, clock, keep_s=keep_s)
                 for name, table in TABLES.items()
             },
+            {name: arrow_fields(TABLES[name], found.metadata) for name, found in tables.items()},
         )
         for table in lake.pinned.values():
             table.refresh()

@@ -7,7 +7,7 @@ log_partition, platform_sequence) is not in its bytes: it is where the log has i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
@@ -213,8 +213,11 @@ def to_lake(
     topic: str,
     partition: int,
     sequences: npt.NDArray[np.int64],
+    added: Sequence[pa.Field] = (),
 ) -> pa.RecordBatch:
     """Decoded records as rows of the lake's table, in the same order.
+
+    `added`: columns the table has beyond K2's; null where the records have no such field.
 
     `topic`: the log of record; `sequences`: each record's offset there (for gaps, whose records say
     themselves which offset showed them, it is not used). Raises `DecodeError` on decimals the
@@ -237,7 +240,16 @@ def to_lake(
         made[field.name] if field.name in made else _lake_column(batch.column(field.name), field)
         for field in schema
     ]
+    if added:
+        columns += [_added_column(batch, field) for field in added]
+        schema = pa.schema([*schema, *added])
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _added_column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
+    if field.name not in batch.schema.names:
+        return pa.nulls(batch.num_rows, field.type)
+    return _lake_column(batch.column(field.name), field)
 
 
 def _lake_column(column: pa.Array, field: pa.Field) -> pa.Array:

@@ -218,7 +218,10 @@ class Worker:
             {name: kind_of(name) for name in self.sink_topics},
             self.lake.writers,
             self.lake.buffers(),
-            {name: self.codecs.reader(name) for name in self.sink_topics},
+            {
+                name: self.codecs.reader(name, self.lake.added[kind_of(name)])
+                for name in self.sink_topics
+            },
             self.epoch_of,
             self.clock,
             self.crash,

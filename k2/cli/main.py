@@ -12,6 +12,7 @@ from k2.errors import CaptureError, ConfigError, K2Error
 
 #: name -> (module:attribute, what it does)
 _COMMANDS = {
+    "backup": ("k2.cli.backup:backup", "Copy the lake's tables elsewhere, only what is new"),
     "bench": (
         "k2.cli.bench:bench",
         "Measure speed, start-up and freshness on this machine",
@@ -21,6 +22,10 @@ _COMMANDS = {
     "config": (
         "k2.cli.config:config",
         "Print the effective settings and where each came from",
+    ),
+    "correct": (
+        "k2.cli.correct:correct",
+        "Cancel or replace trades the exchange took back or changed",
     ),
     "degrade": ("k2.cli.degrade:degrade", "Look at the degradation level, or hold one by hand"),
     "demo": ("k2.cli.demo:demo", "Run the whole platform on this machine: market data in, SQL out"),
@@ -42,6 +47,8 @@ _COMMANDS = {
     "query": ("k2.cli.query:query", "Ask for trades, quotes, candles, gaps, or anything in SQL"),
     "record": ("k2.cli.record:record", "Record an exchange's frames into files, as they came"),
     "replay": ("k2.cli.replay:replay", "Send stored records again in order, at any speed"),
+    "restore": ("k2.cli.backup:restore", "Make the lake's tables anew from a backup"),
+    "schema": ("k2.cli.schema:schema", "Schemas of records: compare them, let them grow"),
     "tiers": ("k2.cli.tiers:tiers", "Rank symbols by their volume: what is shed first"),
     "topics": ("k2.cli.topics:topics", "The log's topics: list, make, and compare with a cluster"),
     "up": ("k2.cli.up:up", "Run one worker (the same as faust -A k2.app worker -l info)"),
@@ -53,7 +60,20 @@ _SECTIONS = {
     "Try it": ("demo", "exchange"),
     "Ask it": ("query", "replay"),
     "Run it": ("up", "degrade", "tiers", "doctor", "config", "key", "topics", "dev"),
-    "Look after it": ("lake", "candles", "dlq", "load", "migrate", "record", "gaps", "backfill"),
+    "Look after it": (
+        "lake",
+        "candles",
+        "schema",
+        "correct",
+        "backup",
+        "restore",
+        "dlq",
+        "load",
+        "migrate",
+        "record",
+        "gaps",
+        "backfill",
+    ),
     "Measure it": ("bench", "chaos"),
     "Work on K2 itself": ("docs",),
 }

@@ -14,6 +14,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 import pyarrow as pa
@@ -90,6 +91,8 @@ class Change(ABC):
     operation: Operation = Operation.APPEND
     #: Summary totals start from this snapshot's instead of the head's (rollback).
     totals_of: Snapshot | None = None
+    #: What else the snapshot's summary says.
+    notes: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self) -> None:
         self.commit_id = str(uuid.uuid4())
@@ -245,6 +248,7 @@ class CommitLoop:
             change.commit_id,
             self._clock.now_us() // 1_000,
             totals_of=change.totals_of,
+            notes=change.notes,
         )
         sequence = snapshot.sequence_number or 0
         manifests.write_list(

@@ -56,6 +56,7 @@ _LEAST_GROUP = 2_048
 _MOST_GROUPS = 64
 
 _Ints = npt.NDArray[np.int64]
+_FIELD_ID = b"PARQUET:field_id"
 
 
 @lru_cache(maxsize=65_536)
@@ -91,7 +92,7 @@ def write_files(
     """
     if rows.num_rows == 0:
         return []
-    ordered = _encoded(_conform(table, rows))
+    ordered = _encoded(_conform(table, metadata, rows))
     days, buckets, columns = _keys(table, ordered)
     order, starts = _partitions(days, buckets, [columns[name].ranks for name in table.sort_columns])
     ordered = ordered.take(pa.array(order)).combine_chunks()
@@ -209,8 +210,19 @@ def delete_files(io: FileIO, locations: Sequence[str]) -> list[str]:
     return left
 
 
-def _conform(table: TableDef, rows: pa.Table) -> pa.Table:
-    wanted = table.arrow_schema
+def _wanted(table: TableDef, metadata: TableMetadata, rows: pa.Table) -> pa.Schema:
+    """K2's columns, and of the others in `rows` those the table has, found by field id."""
+    others = rows.schema.names[len(table.columns) :]
+    if not others:
+        return table.arrow_schema
+    known = {field.field_id for field in metadata.schema().fields}
+    kept = [rows.schema.field(name) for name in others]
+    kept = [one for one in kept if int((one.metadata or {}).get(_FIELD_ID, b"-1")) in known]
+    return pa.schema([*table.arrow_schema, *kept])
+
+
+def _conform(table: TableDef, metadata: TableMetadata, rows: pa.Table) -> pa.Table:
+    wanted = _wanted(table, metadata, rows)
     try:
         chosen = rows.select(wanted.names)
         if chosen.schema.equals(wanted, check_metadata=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from k2.errors import LakeError, SnapshotNotFoundError
+from k2.lake import corrections
 from k2.lake.files import day_of, symbol_bucket
 from k2.lake.history import ancestors, vector_at
 from k2.lake.manifests import live_manifests
@@ -167,6 +168,19 @@ class LakeReader:
     def has_deletes(self, pinned: Pinned) -> bool:
         """True when the snapshot has delete files: its data files alone are not its rows."""
         return any(manifest.content == ManifestContent.DELETES for manifest in self._live(pinned))
+
+    def cancelled(
+        self, exchange: str, symbols: set[str], columns: Sequence[str]
+    ) -> pa.Table | None:
+        """Trades taken out by hand; None when none ever was. Raises `LakeError`."""
+        try:
+            return corrections.cancelled(self._catalog, exchange, symbols, columns)
+        except (RESTError, RequestException, SQLAlchemyError, OSError, pa.ArrowException) as exc:
+            raise LakeError(
+                f"market_data.corrections cannot be read ({type(exc).__name__}): without it a "
+                "cancelled trade might come back; check K2_ICEBERG_CATALOG_URI",
+                table="market_data.corrections",
+            ) from exc
 
     def files(self, pinned: Pinned) -> list[LakeFile]:
         """All data files, newest first."""

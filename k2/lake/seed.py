@@ -152,6 +152,16 @@ class LakeSeeds:
                 pc.and_(pc.equal(table["exchange"], exchange), known.mask(table)),
             )
             yield table.filter(match)
+        yield from self._cancelled(exchange, symbols, known, columns)
+
+    def _cancelled(
+        self, exchange: str, symbols: set[str], known: Known, columns: list[str]
+    ) -> Iterator[pa.Table]:
+        """Trades that were taken out by hand: their ids stay known."""
+        if self._pinned.table.name == TRADES.name:
+            found = self._reader.cancelled(exchange, symbols, columns)
+            if found is not None:
+                yield found.filter(known.mask(found))
 
     def _read(self, file: LakeFile, columns: list[str]) -> pa.Table:
         try:

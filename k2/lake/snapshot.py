@@ -66,10 +66,14 @@ def new_snapshot(
     now_ms: int,
     *,
     totals_of: Snapshot | None = None,
+    notes: Mapping[str, str] | None = None,
 ) -> Snapshot:
-    """A snapshot on top of main, carrying `vector`; totals go on from `totals_of`, else main's."""
+    """A snapshot on top of main, carrying `vector`; totals go on from `totals_of`, else main's.
+
+    `notes`: more for the summary.
+    """
     head = metadata.current_snapshot()
-    ours = {SUMMARY_KEY: vector.to_summary(), COMMIT_ID_KEY: commit_id}
+    ours = {**(notes or {}), SUMMARY_KEY: vector.to_summary(), COMMIT_ID_KEY: commit_id}
     changed = {name: str(value) for name, value in counts.items()}
     summary = Summary(operation, **changed, **_totals(counts, totals_of or head), **ours)
     return Snapshot(

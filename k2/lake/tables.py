@@ -47,7 +47,7 @@ BUCKETS: Final = 16
 _MS_PER_DAY: Final = 86_400_000
 
 #: Iceberg type and Arrow type of every type name used below.
-_TYPES: Final[Mapping[str, tuple[IcebergType, pa.DataType]]] = {
+COLUMN_TYPES: Final[Mapping[str, tuple[IcebergType, pa.DataType]]] = {
     "string": (StringType(), pa.string()),
     "timestamptz": (TimestamptzType(), pa.timestamp("us", tz="UTC")),
     # Ten decimals hold every exchange's prices; 18 digits before the point leave room for sums.
@@ -171,6 +171,24 @@ _CANDLES: Final[_Columns] = (
     ("last_sequence", "long!", "platform_sequence of the last trade"),
     ("updated_at", "timestamptz!", "When the version was made, UTC"),
 )
+_CORRECTIONS: Final[_Columns] = (
+    ("correction_id", "string!", "Identity: the same correction of the same trade has the same"),
+    ("corrected_at", "timestamptz!", "When it was asked for, UTC"),
+    ("action", "string!", "cancel or replace"),
+    ("reason", "string!", "Why, in the words of whoever asked"),
+    ("message_id", "string!", "The trade's identity"),
+    ("trade_id", "string!", "The exchange's own id"),
+    ("symbol", "string!", "Instrument"),
+    ("exchange", "string!", "Exchange, upper case"),
+    ("timestamp", "timestamptz!", "Exchange time of the trade, UTC"),
+    ("old_price", "decimal!", "Price before"),
+    ("old_quantity", "decimal!", "Quantity before"),
+    ("old_side", "string!", "Side before"),
+    ("new_price", "decimal", "Price after; null when cancelled"),
+    ("new_quantity", "decimal", "Quantity after; null when cancelled"),
+    ("new_side", "string", "Side after; null when cancelled"),
+    *_PLACE,
+)
 
 #: Columns whose least and greatest value go into the manifests: what planning and seeding prune by.
 #: Bounds of other columns would only make every manifest larger.
@@ -212,7 +230,7 @@ class TableDef:
                 of: IcebergType = ListType(next_id, StringType(), element_required=False)
                 next_id += 1
             else:
-                of = _TYPES[kind.rstrip("!")][0]
+                of = COLUMN_TYPES[kind.rstrip("!")][0]
             fields.append(NestedField(field_id, name, of, required=kind.endswith("!"), doc=doc))
         return Schema(*fields)
 
@@ -227,7 +245,9 @@ class TableDef:
                 )
                 of = pa.list_(element)
             else:
-                of = next(arrow for kind, arrow in _TYPES.values() if kind == field.field_type)
+                of = next(
+                    arrow for kind, arrow in COLUMN_TYPES.values() if kind == field.field_type
+                )
             fields.append(
                 pa.field(field.name, of, nullable=not field.required, metadata=_id(field.field_id))
             )
@@ -296,6 +316,8 @@ GAPS: Final = TableDef("gaps", _GAPS, "detected_at")
 AGG_TRADES: Final = TableDef("agg_trades", _AGG_TRADES, "timestamp")
 REFERENCE: Final = TableDef("reference_data", _REFERENCE, "timestamp")
 CANDLES: Final = TableDef("candles", _CANDLES, "window_start", "version")
+#: What was changed by hand; made by the first correction.
+CORRECTIONS: Final = TableDef("corrections", _CORRECTIONS, "corrected_at")
 TABLES: Final[Mapping[str, TableDef]] = {
     table.name: table for table in (TRADES, QUOTES, GAPS, AGG_TRADES, REFERENCE, CANDLES)
 }

@@ -51,7 +51,9 @@ def kinds(days: int = 90) -> tuple[_Kind, _Kind]:
     )
 
 
-_RESERVED: Final = tuple(kind.prefix for kind in kinds())
+#: Tags of what a table held before a correction; named by its time.
+CORRECTED_PREFIX: Final = "corrected-"
+_RESERVED: Final = (*(kind.prefix for kind in kinds()), CORRECTED_PREFIX)
 
 
 def due_tags(metadata: TableMetadata, now_ms: int, days: int = 90) -> list[TableUpdate]:
@@ -72,7 +74,19 @@ def due_tags(metadata: TableMetadata, now_ms: int, days: int = 90) -> list[Table
             # The names' order is the clock's.
             if name.startswith(kind.prefix) and name < oldest
         ]
+    oldest = corrected_tag(now_ms - days * _DAY_MS)
+    changes += [
+        RemoveSnapshotRefUpdate(ref_name=name)
+        for name in metadata.refs
+        if name.startswith(CORRECTED_PREFIX) and name < oldest
+    ]
     return changes
+
+
+def corrected_tag(at_ms: int) -> str:
+    """Name of the tag of what a table held before a correction at this time."""
+    at = datetime.fromtimestamp(at_ms / 1000, UTC)
+    return CORRECTED_PREFIX + at.strftime("%Y-%m-%dT%H-%M-%S-%f")
 
 
 def _lasts(chain: list[Snapshot], kind: _Kind, now_ms: int) -> Iterator[tuple[str, Snapshot]]:

@@ -7,7 +7,7 @@ the files' size.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -48,7 +48,8 @@ _FIELD_ID: Final = b"PARQUET:field_id"
 class Rewriter:
     """Rewrites groups of files of one table. `target_bytes`: where a file ends and the next begins.
 
-    `chunk_bytes`: Arrow bytes held of all inputs together.
+    `chunk_bytes`: Arrow bytes held of all inputs together. `edit`: what becomes of the rows read;
+    it may take some out, so whoever gives it counts them.
     """
 
     table: TableDef
@@ -56,6 +57,7 @@ class Rewriter:
     io: FileIO
     target_bytes: int
     chunk_bytes: int = CHUNK_BYTES
+    edit: Callable[[pa.Table], pa.Table] | None = None
 
     def rewrite(self, group: Group, name: str) -> list[DataFile]:
         """Write the group's rows; returns what the manifest needs.
@@ -96,7 +98,7 @@ class Rewriter:
 
     def _check(self, group: Group, files: Sequence[DataFile]) -> None:
         written = sum(file.record_count for file in files)
-        if written != group.rows:
+        if self.edit is None and written != group.rows:
             raise LakeError(
                 f"compaction of {self.table} read {group.rows} rows and wrote {written}; nothing "
                 "was committed",
@@ -122,13 +124,18 @@ class Rewriter:
                 pq.ParquetFile(stream, pre_buffer=False) as parquet,
             ):
                 for batch in parquet.iter_batches(chunk_rows, use_threads=False):
-                    yield conform(pa.Table.from_batches([batch]), self.schema)
+                    rows = conform(pa.Table.from_batches([batch]), self.schema)
+                    yield rows if self.edit is None else self.edit(rows)
         except FileNotFoundError as exc:
             raise LakeError(
                 f"data file {path} of {self.table} is not there; restore it or roll the table "
                 "back to a snapshot without it",
                 path=path,
             ) from exc
+
+    def chunks(self, path: str) -> Iterator[pa.Table]:
+        """A file's rows, edited, a part at a time. Raises `LakeError`."""
+        return self._chunks(path, self.chunk_bytes // _ROW_BYTES)
 
     def _sorted(
         self, chunks: Iterator[pa.Table], stack: ExitStack, chunk_rows: int

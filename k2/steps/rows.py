@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -26,6 +26,9 @@ _INLINE_ROWS = 500
 _ROWS: Final = "k2-rows"
 _LOCK: Final = "k2-rows-lock"
 
+#: Epoch, first and last value of what was decoded, and how many columns were added.
+_Decoded = tuple[str, int, int, int]
+
 
 @dataclass(frozen=True, slots=True)
 class RowPart:
@@ -41,11 +44,15 @@ class RowPart:
 
 
 class RowReader:
-    """Turns batches of one kind (`trades`, `quotes`, `gaps`) into rows of its table."""
+    """Turns batches of one kind (`trades`, `quotes`, `gaps`) into rows of its table.
 
-    def __init__(self, kind: str, codec: Codec) -> None:
+    `added`: columns the table has beyond K2's.
+    """
+
+    def __init__(self, kind: str, codec: Codec, added: Sequence[pa.Field] = ()) -> None:
         self._kind = kind
         self._codec = codec
+        self._added = added
 
     def read(self, batch: LogBatch, cover: CoverReader) -> list[RowPart]:
         """What of `batch` is new to `cover`, which moves on. Raises `DecodeError`."""
@@ -60,8 +67,8 @@ class RowReader:
     def _part(self, batch: LogBatch, groups: list[Group]) -> RowPart:
         # Sink and candles read the same batch: whoever comes first decodes it for both.
         with batch.cache.setdefault(_LOCK, threading.Lock()):
-            known: dict[tuple[str, int, int], pa.RecordBatch] = batch.cache.setdefault(_ROWS, {})
-            key = (groups[0].epoch, groups[0].start, groups[-1].stop)
+            known: dict[_Decoded, pa.RecordBatch] = batch.cache.setdefault(_ROWS, {})
+            key = (groups[0].epoch, groups[0].start, groups[-1].stop, len(self._added))
             rows = known.get(key)
             if rows is None:
                 rows = known[key] = self._decoded(batch, groups)
@@ -86,6 +93,7 @@ class RowReader:
             topic=parse(batch.topic)[0].log,
             partition=batch.partition,
             sequences=sequences,
+            added=self._added,
         )
 
 

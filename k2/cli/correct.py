@@ -1,0 +1,131 @@
+"""`k2 correct`: cancel or replace trades in the lake, as exchanges do when they bust them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+from k2.errors import ConfigError
+from k2.lake.catalog import open_catalog
+from k2.lakehouse import retention_of
+from k2.log import configure_structlog
+from k2.maintenance.correct import SIDES, Corrected, Correction, Corrector, with_value
+from k2.settings import load_settings
+
+_COLUMNS = ("message_id", "action", "price", "quantity", "side")
+
+
+@click.group()
+def correct() -> None:
+    """Correct trades by identity: the column `message_id`.
+
+    The old values stay visible by time travel, under the tag that is printed; what was asked for,
+    and why, is a row of `market_data.corrections`. Candles made of the trades stay as they are.
+    """
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="One JSON object."),
+        click.option("--dry-run", is_flag=True, help="Say what would be done."),
+        click.option("--reason", required=True, help="Why; kept with the correction."),
+    ):
+        command = option(command)
+    return command
+
+
+@correct.command()
+@click.argument("message_ids", nargs=-1, required=True)
+@_options
+def cancel(message_ids: tuple[str, ...], reason: str, dry_run: bool, as_json: bool) -> None:
+    """Take trades out of the lake; their ids stay known, so a replay does not bring them back."""
+    _run([Correction(one) for one in message_ids], reason, dry_run, as_json)
+
+
+@correct.command()
+@click.argument("message_id")
+@click.option("--price", help="The right price, decimal text.")
+@click.option("--quantity", help="The right quantity, decimal text.")
+@click.option("--side", type=click.Choice(SIDES), help="The right side.")
+@_options
+def replace(
+    message_id: str,
+    price: str | None,
+    quantity: str | None,
+    side: str | None,
+    reason: str,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Give a trade its right price, quantity or side."""
+    one = _with_values(Correction(message_id), {"price": price, "quantity": quantity, "side": side})
+    if not one.values:
+        raise click.UsageError("give --price, --quantity or --side; `k2 correct cancel` removes it")
+    _run([one], reason, dry_run, as_json)
+
+
+@correct.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@_options
+def apply(file: Path, reason: str, dry_run: bool, as_json: bool) -> None:
+    """Do all corrections of a CSV file (message_id,action,price,quantity,side) in one snapshot."""
+    _run(_read(file), reason, dry_run, as_json)
+
+
+def _read(file: Path) -> list[Correction]:
+    with file.open(newline="", encoding="utf-8") as lines:
+        rows = csv.DictReader(lines)
+        if (found := tuple(rows.fieldnames or ())) != _COLUMNS:
+            raise ConfigError(
+                f"{file} has the columns {','.join(found)}; they must be {','.join(_COLUMNS)}"
+            )
+        return [_one(file, number, row) for number, row in enumerate(rows, start=2)]
+
+
+def _one(file: Path, number: int, row: dict[str, str]) -> Correction:
+    values = {name: row[name] or None for name in _COLUMNS[2:]}
+    one = _with_values(Correction(row["message_id"]), values)
+    if row["action"] not in ("cancel", "replace") or one.action != row["action"]:
+        raise ConfigError(
+            f"{file}, line {number}: action {row['action']!r} with "
+            f"{len(one.values)} new values; allowed: cancel with none, replace with some"
+        )
+    return one
+
+
+def _with_values(one: Correction, values: dict[str, str | None]) -> Correction:
+    for name, text in values.items():
+        one = with_value(one, name, text)
+    return one
+
+
+def _run(asked: Sequence[Correction], reason: str, dry_run: bool, as_json: bool) -> None:
+    configure_structlog()  # standard output is the answer's
+    settings = load_settings()
+    catalog = open_catalog(settings)
+    try:
+        corrector = Corrector(
+            catalog,
+            retention=retention_of(settings),
+            retry_s=settings.iceberg.commit_retry_s,
+        )
+        done = corrector.run(asked, reason, dry_run=dry_run)
+    finally:
+        catalog.close()
+    click.echo(json.dumps(done.as_dict()) if as_json else _told(done, dry_run))
+
+
+def _told(done: Corrected, dry_run: bool) -> str:
+    lines = []
+    for trade in done.trades:
+        changes = ", ".join(
+            f"{name} {trade['old'][name]} -> {value}" for name, value in trade["new"].items()
+        )
+        lines.append(f"{trade['action']:<8} {trade['message_id']}  {changes}".rstrip())
+    if dry_run:
+        return "\n".join([*lines, f"would rewrite {done.files} files; nothing was changed"])
+    return "\n".join([*lines, f"snapshot {done.snapshot}; before it: tag {done.tag}"])
