@@ -100,7 +100,7 @@ class BackupStore:
 
         What a backup that was cut off left behind may be half a file: it is copied again.
         """
-        listed_ = {}
+        listed_: dict[str, int] = {}
         for name in self.names(table):
             listed_ |= self.read(table, name).files
         return {path: size for path, size in self.held(table).items() if listed_.get(path) == size}

@@ -78,7 +78,7 @@ def test_old_readers_read_new_records_and_new_readers_old_ones(tmp_path):
     old = Codec.open(registry, "s", OWN)
     text = after(ADD)
     new = Codec.open(registry, "s", text)
-    rows = trade_rows([("BTCUSDT", 1), ("BTCUSDT", 2)])
+    rows = trade_rows([("BTCUSDT", 1), ("BTCUSDT", 2)], 1_723_161_500_000_000)
     fees = pa.array(["0.25", None])
     grown = pa.RecordBatch.from_arrays([*rows.columns, fees], [*rows.schema.names, "venue_fee"])
     read = old.decode(new.encode(grown))

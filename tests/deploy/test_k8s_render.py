@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,12 @@ import yaml
 from k2.dev import tools
 from k2.dev.cache import cached, run
 from tests.deploy.test_k8s import K8S, OBJECTS
+from tests.services.require import require
 
 KUSTOMIZE = "v5.6.0"
 KUBERNETES = "v1.32.0"
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
-
-
-def need_go() -> None:
-    if reason := tools.missing("go"):
-        if os.environ.get("CI", "").lower() in ("1", "true"):
-            pytest.fail(f"CI must have everything: {reason}")
-        pytest.skip(reason)
 
 
 def kustomize() -> Path:
@@ -57,7 +50,7 @@ def openapi() -> Path:
 
 @pytest.fixture(scope="module", params=["base", "overlays/example"])
 def rendered(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
-    need_go()
+    require(tools.missing("go"))
     text = run([str(kustomize()), "build", str(K8S / request.param)], "kustomize refused")
     return list(yaml.safe_load_all(text))
 
@@ -98,7 +91,7 @@ def test_the_check_can_fail(rendered: list[dict[str, Any]]) -> None:
 
 
 def test_the_overlay_moves_and_patches() -> None:
-    need_go()
+    require(tools.missing("go"))
     text = run([str(kustomize()), "build", str(K8S / "overlays/example")], "kustomize refused")
     objects = {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(text)}
     assert {one["metadata"]["namespace"] for one in objects.values()} == {"market-data"}

@@ -2,13 +2,13 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pytest
-from pyiceberg.transforms import HourTransform
+from pyiceberg.transforms import BucketTransform, DayTransform
 
 from k2.codec.evolution import Step
 from k2.errors import LakeError
 from k2.lake.added import apply, arrow_fields
 from k2.lake.reader import LakeReader
-from k2.lake.tables import TRADES
+from k2.lake.tables import BUCKETS, TRADES
 from k2.lake.writer import LakeWriter
 from k2.maintenance.compact import Compactor
 from k2.maintenance.plan import CompactionPolicy
@@ -108,11 +108,12 @@ def test_a_column_of_another_type_is_refused(catalog):
 
 
 def test_files_of_another_partitioning_are_read_and_kept(catalog):
-    """A finer partitioning by another engine: K2 reads all, and says what it needs to write."""
+    """The partitioning evolves: K2 reads what any spec wrote, and says which it writes by."""
     end = fill(catalog, 2)
     table = catalog.load_table(TRADES.identifier)
     with table.update_spec() as update:
-        update.add_field("timestamp", HourTransform(), "timestamp_hour")
+        update.remove_field("timestamp_day")
+        update.remove_field("symbol_bucket")
     foreign = trades(range(end, end + 5))
     with table.transaction() as change:
         change.append(foreign.cast(table.schema().as_arrow()))
@@ -127,7 +128,8 @@ def test_files_of_another_partitioning_are_read_and_kept(catalog):
         fill(catalog, 1, start=end)
     table = catalog.load_table(TRADES.identifier)
     with table.update_spec() as update:
-        update.remove_field("timestamp_hour")
+        update.add_field("timestamp", DayTransform(), "timestamp_day")
+        update.add_field("symbol", BucketTransform(BUCKETS), "symbol_bucket")
     # The old spec again: the sink goes on, and files of both stay readable.
     fill(catalog, 1, start=end)
     assert len(stored(catalog)) == end + 5 + 48

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -28,6 +27,7 @@ from k2.settings import Settings
 from tests.lake.rows import place, upto
 from tests.maintenance.lakes import fill
 from tests.services.lakes import lake_settings  # noqa: F401
+from tests.services.require import require
 
 SHIPPED = Path(__file__).parents[2] / "deploy" / "trino" / "catalog" / "k2.properties"
 
@@ -65,10 +65,7 @@ def trino(
     tmp_path_factory: pytest.TempPathFactory, rest_catalog: Catalog, s3_server: S3
 ) -> Iterator[Trino]:
     """Trino with the catalog file that is shipped."""
-    if reason := Trino.missing():
-        if os.environ.get("CI", "").lower() in ("1", "true"):
-            pytest.fail(f"CI must have everything: {reason}")
-        pytest.skip(reason)
+    require(Trino.missing())
     folder = tmp_path_factory.mktemp("trino")
     service = Trino(
         folder,
