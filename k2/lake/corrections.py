@@ -24,7 +24,7 @@ REPLACE: Final = "replace"
 
 def known(catalog: Catalog, ids: Collection[str]) -> set[str]:
     """Which of these corrections are noted already."""
-    found = _scan(catalog, In("correction_id", literals=set(ids)), ("correction_id",))
+    found = _scan(catalog, In(term="correction_id", literals=set(ids)), ("correction_id",))
     return set() if found is None else set(found["correction_id"].to_pylist())
 
 
@@ -43,8 +43,8 @@ def cancelled(
     catalog: Catalog, exchange: str, symbols: Iterable[str], columns: Collection[str]
 ) -> pa.Table | None:
     """The cancelled trades of an exchange and its symbols; None when nothing was ever corrected."""
-    mine = And(EqualTo("exchange", value=exchange), In("symbol", literals=set(symbols)))
-    return _scan(catalog, And(EqualTo("action", value=CANCEL), mine), tuple(columns))
+    mine = And(EqualTo(term="exchange", value=exchange), In(term="symbol", literals=set(symbols)))
+    return _scan(catalog, And(EqualTo(term="action", value=CANCEL), mine), tuple(columns))
 
 
 def _scan(catalog: Catalog, rows: BooleanExpression, columns: tuple[str, ...]) -> pa.Table | None:
