@@ -21,6 +21,7 @@ from pyiceberg.table import StaticTable
 
 from k2.errors import LakeError
 from k2.lake.reader import LakeFile, LakeReader, Pinned
+from k2.lake.tables import TRADES
 from k2.pipeline.continuity import RESET_AFTER_US
 from k2.pipeline.text_ids import scoped, start_us_of, symbol_of
 from k2.records import ID_COLUMN

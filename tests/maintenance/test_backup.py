@@ -10,7 +10,7 @@ from k2.cli.main import cli
 from k2.errors import LakeError
 from k2.lake.catalog import file_properties, open_catalog, warehouse
 from k2.lake.history import vector_at
-from k2.lake.tables import TRADES
+from k2.lake.tables import TABLES, TRADES
 from k2.lake.vector import Vector
 from k2.maintenance.backup import Backup, BackupStore
 from k2.maintenance.compact import Compactor
@@ -173,7 +173,7 @@ def test_by_hand(catalog, tmp_path, monkeypatch):
     place_ = str(tmp_path / "away")
     done = run("backup", "--to", place_, "--json")
     assert done["trades"]["rows"] == end
-    assert set(done) == {"trades", "quotes", "gaps"}
+    assert set(done) == set(TABLES)
     settings_in(tmp_path / "new", monkeypatch)
     names = run("restore", "--from", place_, "--list", "--json")
     assert names["trades"]["backups"] == [done["trades"]["name"]]
