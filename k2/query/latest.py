@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,10 +54,24 @@ def latest(
         _collect(found, _each(rows), symbols)
     else:
         for file in snapshot.select(bounds):
-            _collect(found, files.get(cursor, snapshot, file), symbols)
+            if not _is_behind(file, found, symbols):
+                _collect(found, files.get(cursor, snapshot, file), symbols)
         files.keep(snapshot.files)
     tables = [found[pair].rows.slice(found[pair].index, 1) for pair in sorted(found)]
     return pa.concat_tables([snapshot.columns.empty_table(), *tables])
+
+
+def _is_behind(
+    file: LakeFile, found: Mapping[tuple[str, str], LastRow], symbols: frozenset[str] | None
+) -> bool:
+    """True when later rows are known of all that the file can hold of `symbols`."""
+    if symbols is None or file.times_us is None or file.exchanges is None:
+        return False
+    exchange, other = file.exchanges
+    if exchange != other:
+        return False
+    known = [found.get((one, exchange)) for one in symbols if file.may_hold((one,))]
+    return all(row is not None and row.key.time_us > file.times_us[1] for row in known)
 
 
 def _collect(

@@ -23,6 +23,7 @@ from prometheus_client import REGISTRY
 from k2.lake.history import Retention
 from k2.lake.vector import Vector
 from k2.query.lake_table import PinnedTable
+from k2.query.sql import VIEWS
 from k2.query.tail import Tail
 from k2.settings import Maintain
 from k2.web.api import build_api
@@ -314,7 +315,7 @@ def test_w28_the_documentation_names_what_there_is() -> None:
                 values = json.dumps(endpoint.takes.model_json_schema())
                 named |= set(re.findall(r"\w+", values))
         for word in re.findall(r"`([a-z_]+)(?:=\w+)?`", what):
-            known = word in named or word in ("trades", "quotes", "gaps", "market_data")
+            known = word in named or word in VIEWS
             assert known, f"{where.strip()}: {word}"
     assert len(documented) > 20
     undocumented = {path for _, path in by_path} - {path for _, path in documented}

@@ -13,7 +13,8 @@ from aiohttp import web
 from k2.candles.fill import filled_forward
 from k2.clock import SYSTEM_CLOCK
 from k2.errors import InvalidParameter, K2Error, NotFoundError
-from k2.query.candles import AGGREGATES, CANDLES, INTERVAL_US, PROFILE, SUMMARY, Intervals
+from k2.query.candle_rows import CandleRows
+from k2.query.candles import AGGREGATES, INTERVAL_US, PROFILE, SUMMARY, Intervals
 from k2.query.cold import Bounds
 from k2.query.encode import rows_of
 from k2.query.engine import Answer
@@ -126,7 +127,8 @@ async def _candles(
     asked = Intervals(
         frozenset((given.symbol,)), interval_us, start_us, end_us, given.exchange, exclude or None
     )
-    return await _run(request, "ohlcv", CANDLES, asked, given.limit + 1, at)
+    queries = request.config_dict[CONTEXT].queries
+    return await queries.call("ohlcv", ("trades",), CandleRows(asked, given.limit + 1), at)
 
 
 async def _last_trade_us(request: web.Request, symbol: str, at: AsOf | None) -> int | None:
