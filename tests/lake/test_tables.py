@@ -1,11 +1,14 @@
 import pytest
 from pyiceberg.catalog import load_catalog
+from pyiceberg.serializers import FromInputFile
 from pyiceberg.types import DoubleType, StringType
 
 from k2.errors import ConfigError, K2Error, LakeError
 from k2.lake.catalog import open_catalog
 from k2.lake.tables import TABLES, TRADES, ensure_table, ensure_tables
+from k2.maintenance.keeper import Keeper
 from tests.lake.conftest import settings_in
+from tests.maintenance.lakes import fill
 
 
 def test_tables_are_created_as_defined(catalog):
@@ -75,3 +78,18 @@ def test_a_catalog_that_cannot_be_opened_is_named_without_its_password(
 def test_something_that_is_no_uri_is_a_configuration_error(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="K2_ICEBERG_CATALOG_URI"):
         open_catalog(settings_in(tmp_path, monkeypatch, K2_ICEBERG_CATALOG_URI="my catalog"))
+
+
+def test_a_commit_leaves_the_metadata_it_builds_on_as_it_was(catalog):
+    """It is shared between threads, and not copied."""
+    fill(catalog, 3)
+    before = catalog.load_table(TRADES.identifier)
+    text = before.metadata.model_dump_json()
+    fill(catalog, 2, start=144)
+    Keeper(catalog, TRADES).tag("a")
+    Keeper(catalog, TRADES).expire()
+    assert before.metadata.model_dump_json() == text
+    fresh = FromInputFile.table_metadata(
+        before.io.new_input(catalog.load_table(TRADES.identifier).metadata_location)
+    )
+    assert fresh == catalog.load_table(TRADES.identifier).metadata

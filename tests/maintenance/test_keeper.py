@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from k2.cli.main import cli
 from k2.errors import LakeError
 from k2.lake.history import Retention, vector_at
-from k2.lake.tables import TRADES
+from k2.lake.tables import TABLES, TRADES
 from k2.lake.vector import Vector
 from k2.lake.writer import LakeWriter
 from k2.maintenance.keeper import Keeper, KeeperOptions
@@ -224,7 +224,7 @@ def test_the_commands(catalog):
     assert run("compact", "--json")[0] == 0
     code, out = run("status", "--json")
     after = json.loads(out)
-    assert set(after) == {"trades", "quotes", "gaps", "candles"}
+    assert set(after) == set(TABLES)
     assert after["trades"]["files"] < before["files"] / 4
     assert after["trades"]["tags"] == ["v1"]
     code, out = run("rewrite-manifests", "trades", "--json")
