@@ -1,0 +1,113 @@
+"""Rows read without a query engine are those DuckDB reads; what is kept of files is bounded."""
+
+from __future__ import annotations
+
+import random
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from k2.lake.files import row_group_rows
+from k2.lake.tables import TRADES
+from k2.query import cold_rows
+from k2.query.cold_rows import ColdRows
+from k2.query.database import local_path
+from k2.query.execute import FileGoneError
+from k2.query.filters import Between, OneOf, key_of
+from k2.query.records import RecordsQuery, _Asked
+from tests.query.conftest import Platform
+from tests.query.rows import T0_US, place, rows
+
+SYMBOLS = ("AUSDT", "BUSDT", "CUSDT")
+
+
+def _trades(chance: random.Random, first: int, count: int) -> pa.Table:
+    return rows(
+        range(first, first + count),
+        # Few different times, so that ties decide.
+        [T0_US + chance.randrange(50) * 3_600_000_000 for _ in range(count)],
+        symbols=[chance.choice(SYMBOLS) for _ in range(count)],
+        prices=[Decimal(chance.randrange(100)) for _ in range(count)],
+    )
+
+
+def _question(chance: random.Random, after: pa.Table | None) -> RecordsQuery:
+    start = T0_US + chance.randrange(50) * 3_600_000_000
+    newest_first = chance.random() < 0.5
+    return RecordsQuery(
+        symbols=chance.choice((None, frozenset(chance.sample(SYMBOLS, 2)), frozenset(("NOPE",)))),
+        start_us=chance.choice((None, start)),
+        end_us=chance.choice((None, start + chance.randrange(1, 60) * 3_600_000_000)),
+        limit=chance.choice((1, 7, 100, 10_000)),
+        newest_first=newest_first,
+        filters=chance.choice(
+            ((), (Between("price", Decimal(20), None),), (OneOf("side", frozenset(("SELL",))),))
+        ),
+        after=None if after is None else key_of(after, chance.randrange(len(after)), "timestamp"),
+    )
+
+
+async def test_both_ways_of_reading_give_the_same(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("k2.lake.files._LEAST_GROUP", 16)
+    chance = random.Random(17)
+    for first in range(0, 900, 300):
+        platform.commit(_trades(chance, first, 300), place())
+    platform.refresh()
+    last: pa.Table | None = None
+    for _ in range(120):
+        query = _question(chance, last if chance.random() < 0.5 else None)
+        monkeypatch.setattr(cold_rows, "MAX_ROWS", 10**6)
+        read = await platform.engine.records("trades", query)
+        monkeypatch.setattr(cold_rows, "MAX_ROWS", 0)
+        scanned = await platform.engine.records("trades", query)
+        assert read.rows.equals(scanned.rows)
+        last = read.rows if read.rows.num_rows else last
+
+
+def test_what_is_kept_of_files_stays_below_its_cap(platform: Platform) -> None:
+    chance = random.Random(4)
+    for first in range(0, 2_000, 500):
+        platform.commit(_trades(chance, first, 500), place())
+    platform.refresh()
+    files = platform.engine.pin("trades").snapshot.files
+    cap = 100_000
+    reader = ColdRows(TRADES.arrow_schema, "timestamp", cache_bytes=cap)
+    asked = _Asked(RecordsQuery())
+    for file in (*files, *files):
+        looked = reader.look(file, asked)
+        assert reader.take(looked, looked.places).num_rows == file.rows
+        kept = sum(rows.nbytes for rows in reader._decoded.values())
+        assert kept == reader._held <= cap
+    assert 0 < len(reader._decoded) < len(files)
+
+
+def test_files_of_another_shape_are_left_to_duckdb(platform: Platform) -> None:
+    platform.commit(_trades(random.Random(1), 0, 10), place())
+    platform.refresh()
+    first, *others = platform.engine.pin("trades").snapshot.files
+    path = local_path(first.path)
+    table = pq.read_table(path)
+    for name, plain in (("price", True), ("cost", False)):
+        names = [name if column == "price" else column for column in table.column_names]
+        Path(path).unlink()
+        pq.write_table(table.rename_columns(names), path, store_schema=False)
+        assert ColdRows(TRADES.arrow_schema, "timestamp").takes([first]) is plain
+    reader = ColdRows(TRADES.arrow_schema, "timestamp")
+    for gone in others[:1] or [first]:
+        Path(local_path(gone.path)).unlink()
+        with pytest.raises(FileGoneError):
+            reader.takes([gone])
+
+
+@pytest.mark.parametrize(
+    ("rows_of_file", "limit", "size"),
+    [(0, 131_072, 2_048), (2_048 * 64, 131_072, 2_048), (2_048 * 64 + 1, 131_072, 4_096),
+     (50_000_000, 131_072, 131_072), (10, 1_000, 1_000)],
+)  # fmt: skip
+def test_row_groups_are_few_and_small(rows_of_file: int, limit: int, size: int) -> None:
+    assert row_group_rows(rows_of_file, limit) == size
