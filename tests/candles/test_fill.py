@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 
 import pyarrow as pa
@@ -33,8 +34,19 @@ def seen(table: pa.Table) -> list[tuple[int, str, int, object]]:
     ]
 
 
+def fill(
+    given: pa.Table,
+    *,
+    before: Mapping[str, Decimal] | None = None,
+    end: int = 0,
+    limit: int = 10,
+) -> pa.Table:
+    end_us = START + end * MINUTE
+    return filled_forward(given, "BTCUSDT", before or {}, MINUTE, START, end_us, limit)
+
+
 def test_holes_have_the_close_before_and_no_volume() -> None:
-    found = filled_forward(candles(0, 3), MINUTE, 0, 10)
+    found = fill(candles(0, 3))
     assert seen(found) == [
         (3, "13", 1, Decimal(13)),
         (2, "1E+1", 0, None),
@@ -46,19 +58,25 @@ def test_holes_have_the_close_before_and_no_volume() -> None:
 
 
 def test_windows_go_on_to_the_end_that_was_asked_for() -> None:
-    assert [one[0] for one in seen(filled_forward(candles(0), MINUTE, START + 2 * MINUTE, 9))] == [
-        1,
-        0,
+    assert [one[0] for one in seen(fill(candles(0), end=2))] == [1, 0]
+
+
+def test_windows_begin_with_the_price_in_force() -> None:
+    found = fill(candles(2), before={"BINANCE": Decimal(7)}, end=4)
+    assert seen(found) == [(3, "12", 0, None), (2, "12", 1, Decimal(12)), (1, "7", 0, None),
+                           (0, "7", 0, None)]  # fmt: skip
+    assert [one[1] for one in seen(fill(candles(5)[:0], before={"KRAKEN": Decimal(7)}, end=1))] == [
+        "7"
     ]
 
 
 def test_the_newest_are_kept_and_each_exchange_has_its_own() -> None:
     both = pa.concat_tables([candles(0, 9), candles(8, exchange="KRAKEN")])
-    found = filled_forward(both, MINUTE, 0, 4)
+    found = fill(both, limit=4)
     assert [one[0] for one in seen(found)] == [9, 8, 8, 7]
     assert found["exchange"].to_pylist() == ["BINANCE", "BINANCE", "KRAKEN", "BINANCE"]
 
 
 def test_nothing_stays_nothing() -> None:
     none = candles(0).slice(0, 0)
-    assert filled_forward(none, MINUTE, START, 5).num_rows == 0
+    assert fill(none).num_rows == 0

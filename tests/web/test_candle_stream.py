@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
-from tests.query.rows import T0_US, place, rows
+from k2.candles.fold import FRAMES_US
+from k2.candles.writer import CandleWriter
+from k2.clock import SYSTEM_CLOCK
+from k2.lake.reader import LakeReader
+from tests.query.rows import T0_US, place, rows, upto
 from tests.web.api import KEY, Api
 from tests.web.test_stream import events
 
@@ -62,3 +67,42 @@ async def test_other_timeframes(api: Api) -> None:
         produce(api, 15, 90)
         ((_, body),) = await events(response, 1)
         assert body["data"] == await asked(api, "BTCUSDT", "1d")
+
+
+async def test_windows_without_trades_on_request(api: Api) -> None:
+    produce(api, 15, 200)
+    status, body = await api.get("/v1/ohlcv/1m", symbol="BTCUSDT")
+    assert (status, len(body["data"])) == (200, 2)
+    _, filled = await api.get("/v1/ohlcv/1m", symbol="BTCUSDT", fill="forward")
+    rows = filled["data"]
+    assert [row["trade_count"] for row in rows] == [1, 0, 0, 10]
+    assert (rows[1]["open"], rows[1]["close"], rows[1]["volume"], rows[1]["vwap"]) == (
+        "2.25", "2.25", "0", None,
+    )  # fmt: skip
+    assert [row for row in rows if row["trade_count"]] == body["data"]
+    _, newest = await api.get("/v1/ohlcv/1m", symbol="BTCUSDT", fill="forward", limit=2)
+    assert (newest["data"], newest["pagination"]["has_more"]) == (rows[:2], True)
+    status, refused = await api.get("/v1/ohlcv/1m", symbol="BTCUSDT", fill="backward")
+    assert (status, refused["detail"]["parameter"]) == (422, "fill")
+
+
+async def test_the_lakes_candles_are_their_newest_versions(api: Api) -> None:
+    """And a window whose trades all turned out not to count is none."""
+    store = CandleWriter(
+        api.platform.writers["candles"],
+        LakeReader(api.platform.catalog),
+        SYSTEM_CLOCK,
+        frozenset(),
+    )
+    base = None
+    for first, last in ((0, 3), (3, 9)):
+        made = rows(range(first, last), [T0_US + i * SECOND for i in range(first, last)])
+        upto_last = upto(last - 1)
+        await asyncio.to_thread(store.commit, made, {place(): base}, {place(): upto_last})
+        base = upto_last
+    api.platform.refresh()
+    text = "select timeframe, version, trade_count from candles where symbol = 'BTCUSDT'"
+    status, body = await api.post({"sql": text + " and window_start >= '2024-08-08'"})
+    assert status == 200
+    assert {row["timeframe"] for row in body["data"]} == set(FRAMES_US)
+    assert {(row["version"], row["trade_count"]) for row in body["data"]} == {(2, 9)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any, Final
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from k2.query.cold import Bounds
 from k2.query.encode import rows_of
 from k2.query.engine import Answer
 from k2.query.lake_table import AsOf
+from k2.query.records import RecordsQuery
 from k2.web.context import CONTEXT
 from k2.web.envelope import ROWS, answer, page
 from k2.web.formats import as_of, chosen, encoded, rows_response
@@ -80,15 +82,16 @@ async def summary(request: web.Request, given: SummaryRequest) -> web.StreamResp
 
 async def candles(request: web.Request, given: CandlesRequest) -> web.StreamResponse:
     """GET /v1/ohlcv/{timeframe}: the newest candles; windows without trades are absent."""
-    found = await _candles(request, given, given.at, given.exclude_conditions)
-    if not found.rows.num_rows:
+    start_us, end_us = await _period(request, given, given.at)
+    found = await _candles(request, given, start_us, end_us, given.at, given.exclude_conditions)
+    rows = found.rows
+    if given.fill is not None:
+        rows = await _filled(request, given, rows, start_us, end_us)
+    if not rows.num_rows:
         raise NotFoundError(
             f"{given.symbol} has no trades in this period; without start_time it is `limit` "
             "windows long"
         )
-    rows = found.rows
-    if given.fill is not None:
-        rows = await _filled(given, rows)
     more = rows.num_rows > given.limit or found.rows.num_rows > given.limit
     shown = replace(found, rows=rows.slice(0, given.limit))
     return await rows_response(
@@ -97,19 +100,33 @@ async def candles(request: web.Request, given: CandlesRequest) -> web.StreamResp
     )  # fmt: skip
 
 
-async def _filled(given: CandlesRequest, rows: pa.Table) -> pa.Table:
-    """With the windows between them, and up to `end_time`, but not into the future."""
-    end_us = 0 if given.end_time is None else min(given.end_time, SYSTEM_CLOCK.now_us())
+async def _filled(
+    request: web.Request, given: CandlesRequest, rows: pa.Table, start_us: int, end_us: int
+) -> pa.Table:
+    """Every window of the period, but not of the future, from the price in force on."""
+    queries = request.config_dict[CONTEXT].queries
     step_us = INTERVAL_US[given.timeframe]
-    return await asyncio.to_thread(filled_forward, rows, step_us, end_us, given.limit + 1)
+    begin_us = start_us - start_us % step_us
+    before: dict[str, Decimal] = {}
+    for exchange in set(rows["exchange"].to_pylist()) or {given.exchange}:
+        query = RecordsQuery(
+            symbols=frozenset((given.symbol,)),
+            exchanges=None if exchange is None else frozenset((exchange,)),
+            end_us=begin_us,
+            limit=1,
+        )
+        for row in (await queries.records("trades", query, given.at)).rows.to_pylist():
+            before[row["exchange"]] = row["price"]
+    stop_us = min(end_us, SYSTEM_CLOCK.now_us())
+    return await asyncio.to_thread(
+        filled_forward, rows, given.symbol, before, step_us, begin_us, stop_us, given.limit + 1
+    )
 
 
-async def _candles(
-    request: web.Request,
-    given: CandlesRequest | CandlesBatchItem,
-    at: AsOf | None = None,
-    exclude: frozenset[str] | None = None,
-) -> Answer:
+async def _period(
+    request: web.Request, given: CandlesRequest | CandlesBatchItem, at: AsOf | None = None
+) -> tuple[int, int]:
+    """What is asked for, else `limit` windows up to now or the last trade; µs."""
     interval_us = INTERVAL_US[given.timeframe]
     end_us = given.end_time
     if end_us is None:
@@ -122,6 +139,18 @@ async def _candles(
         start_us = max(0, end_us - end_us % interval_us - given.limit * interval_us)
     if start_us >= end_us:
         start_us = max(0, end_us - 1)
+    return start_us, end_us
+
+
+async def _candles(
+    request: web.Request,
+    given: CandlesRequest | CandlesBatchItem,
+    start_us: int,
+    end_us: int,
+    at: AsOf | None = None,
+    exclude: frozenset[str] | None = None,
+) -> Answer:
+    interval_us = INTERVAL_US[given.timeframe]
     if exclude is None:
         exclude = request.config_dict[CONTEXT].exclude_conditions
     asked = Intervals(
@@ -145,13 +174,17 @@ async def batch(request: web.Request, given: CandlesBatch) -> web.StreamResponse
     if total > _BATCH_ROWS:
         raise InvalidParameter("limit", total, f"limits that add up to at most {_BATCH_ROWS}")
     found = await asyncio.gather(
-        *(_candles(request, item) for item in given.requests), return_exceptions=True
+        *(_series(request, item) for item in given.requests), return_exceptions=True
     )
     data: dict[str, Any] = {}
     for item, one in zip(given.requests, found, strict=True):
         name = f"{item.timeframe}_{item.symbol}" + (f"_{item.exchange}" if item.exchange else "")
         data[name] = await _outcome(item, one)
     return answer(request, data)
+
+
+async def _series(request: web.Request, item: CandlesBatchItem) -> Answer:
+    return await _candles(request, item, *await _period(request, item))
 
 
 async def _outcome(item: CandlesBatchItem, found: Answer | BaseException) -> dict[str, Any]:
