@@ -216,10 +216,11 @@ class SourceStep:
             running.pending |= self._refuse(feed, [*mapped.refused, *session.take_refused()])
             self._count(running, mapped, len(frames))
             running.pending = await self._settle(running.pending)
-            if len(frames) < _FEW_FRAMES:
-                # Every step behind us works per batch: frames that come one by one are cheaper, and
-                # so earlier in an answer, when a few travel together.
-                await asyncio.sleep(_LINGER_S)
+            # Every step behind us works per batch: frames that come one by one are cheaper, and so
+            # earlier in an answer, when a few travel together. With more frames waiting nothing
+            # above need have waited at all: without this turn for the others a full queue would be
+            # emptied in one go, and validation, sink and queries would stand still meanwhile.
+            await asyncio.sleep(_LINGER_S if len(frames) < _FEW_FRAMES else 0)
         await asyncio.gather(*running.pending, *self._refuse(feed, session.take_refused()))
 
     def _publish(self, feed: SourceFeed, mapped: Mapped, run: str) -> set[asyncio.Future[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -305,3 +306,30 @@ async def test_raw_frames_are_kept_as_they_came_where_asked_for(
     assert partition == partition_of(b"binance-0", PARTITIONS)
     assert log.values(TRADES.raw, partition) == [f.data for f in (*frames, broken)]
     assert made.refused() == ["bad_fields"]
+
+
+async def test_a_full_queue_leaves_the_loop_to_others(codecs: Codecs, log: MemoryLog) -> None:
+    frames = [trade(i) for i in range(1, 12_001)]
+    seen = [0]
+
+    async def watch(made: Source) -> None:
+        while made.step.counts.frames < len(frames):
+            seen.append(made.step.counts.frames)
+            await asyncio.sleep(0)
+        seen.append(made.step.counts.frames)
+
+    async with serving(ListFeed(frames)) as server, source(codecs, log, server.url) as made:
+        settle = made.step._settle
+
+        async def held(pending: Any) -> Any:
+            # Until the whole feed is in the queue nothing more is taken from it.
+            (running,) = made.step._running.values()
+            await until(lambda: running.session.stats.frames == len(frames))
+            return await settle(pending)
+
+        made.step._settle = held  # type: ignore[method-assign]
+        await made.step.own(EVERY)
+        await until(lambda: made.step.queued > 10_000)
+        await watch(made)
+    steps = [after - before for before, after in itertools.pairwise(seen)]
+    assert max(steps) <= 1_000
