@@ -8,8 +8,10 @@ from typing import Self
 
 import pyarrow as pa
 
+from k2.breakers import Breaker
 from k2.codec.avro import Codec
 from k2.codec.evolution import added_fields
+from k2.codec.guarded import GuardedRegistry
 from k2.codec.http_registry import HttpRegistry
 from k2.codec.registry import FileRegistry, SchemaRegistry
 from k2.codec.schemas import kind_of, schema_text, subject_of
@@ -18,17 +20,18 @@ from k2.steps.rows import CandleRows, RowReader
 from k2.topics import MarketTopic
 
 
-def open_registry(settings: Settings) -> SchemaRegistry:
-    """The configured registry, else one in the data directory."""
+def open_registry(settings: Settings, breaker: Breaker | None = None) -> SchemaRegistry:
+    """The configured registry, behind `breaker` if given; else one in the data directory."""
     kafka = settings.kafka
     if not kafka.schema_registry_url:
         return FileRegistry(settings.core.data_dir / "registry")
     user, password = kafka.schema_registry_username, kafka.schema_registry_password
-    return HttpRegistry(
+    registry = HttpRegistry(
         kafka.schema_registry_url,
         login=(user, password.get_secret_value()) if user else None,
         ca_file=kafka.schema_registry_ca_file,
     )
+    return GuardedRegistry(registry, breaker) if breaker else registry
 
 
 @dataclass(frozen=True, slots=True)

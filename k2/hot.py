@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from k2 import metrics
+from k2.breakers import Breaker
 from k2.clock import Clock
 from k2.codecs import Codecs
 from k2.errors import K2Error
@@ -41,7 +42,13 @@ class HotSide:
     """
 
     def __init__(
-        self, settings: Settings, transport: Any, lake: Lakehouse, codecs: Codecs, clock: Clock
+        self,
+        settings: Settings,
+        transport: Any,
+        lake: Lakehouse,
+        codecs: Codecs,
+        clock: Clock,
+        breaker: Breaker | None = None,
     ) -> None:
         self._settings = settings
         self._transport = transport
@@ -56,7 +63,7 @@ class HotSide:
             for table in (TRADES, QUOTES, AGG_TRADES, REFERENCE)
             if table.name in carried
         }
-        self.engine = open_engine(settings, lake, self.tails if hot else {})
+        self.engine = open_engine(settings, lake, self.tails if hot else {}, breaker)
         self._feeds: dict[str, TailFeed] = {}
 
     async def run(self, epochs: Mapping[str, str]) -> None:
@@ -126,7 +133,12 @@ class HotSide:
             metrics.TAIL_BYTES.labels(name).set(stats.nbytes)
 
 
-def open_engine(settings: Settings, lake: Lakehouse, tails: Mapping[str, Tail]) -> QueryEngine:
+def open_engine(
+    settings: Settings,
+    lake: Lakehouse,
+    tails: Mapping[str, Tail],
+    breaker: Breaker | None = None,
+) -> QueryEngine:
     """The engine over the lake's tables, with the hot rows of those that have a tail."""
     sources = {
         table.name: Source(
@@ -150,6 +162,7 @@ def open_engine(settings: Settings, lake: Lakehouse, tails: Mapping[str, Tail]) 
         pool_size=query.pool_size,
         queue_size=query.queue_size,
         timeout_s=query.timeout_s,
+        breaker=breaker,
     )
 
 

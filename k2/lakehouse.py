@@ -8,6 +8,8 @@ from typing import Final, Self
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
 
+from k2.breaker import Limits
+from k2.breakers import Breakers
 from k2.candles.fold import TRADE_COLUMNS
 from k2.candles.writer import CandleWriter
 from k2.clock import Clock
@@ -42,8 +44,9 @@ class Lakehouse:
     added: dict[str, list[pa.Field]]
 
     @classmethod
-    def open(cls, settings: Settings, clock: Clock) -> Self:
+    def open(cls, settings: Settings, clock: Clock, breakers: Breakers | None = None) -> Self:
         """Open the catalog, create missing tables, read the newest snapshots; blocking."""
+        watched = breakers or breakers_of(settings, clock)
         catalog = open_catalog(settings)
         tables = ensure_tables(catalog, settings.iceberg.compression)
         reader = LakeReader(catalog)
@@ -51,7 +54,13 @@ class Lakehouse:
         retry_s, keep_s = settings.iceberg.commit_retry_s, settings.query.tail_minutes * 60
 
         def writer(table: TableDef) -> LakeWriter:
-            return LakeWriter(catalog, table, retry_s=retry_s, retention=retention_of(settings))
+            return LakeWriter(
+                catalog,
+                table,
+                retry_s=retry_s,
+                retention=retention_of(settings),
+                watch=watched.watch_lake,
+            )
 
         lake = cls(
             settings,
@@ -61,7 +70,7 @@ class Lakehouse:
             {name: writer(table) for name, table in TABLES.items() if table is not CANDLES},
             CandleWriter(writer(CANDLES), reader, clock, exclude),
             {
-                name: PinnedTable(reader, table, clock, keep_s=keep_s)
+                name: PinnedTable(reader, table, clock, keep_s=keep_s, breaker=watched.catalog)
                 for name, table in TABLES.items()
             },
             {name: arrow_fields(TABLES[name], found.metadata) for name, found in tables.items()},
@@ -147,3 +156,9 @@ def keepers(catalog: Catalog, settings: Settings) -> dict[str, Keeper]:
 def retention_of(settings: Settings) -> Retention:
     """Which snapshots stay; the sink's commits and maintenance must agree."""
     return Retention(days=settings.maintain.history_days)
+
+
+def breakers_of(settings: Settings, clock: Clock) -> Breakers:
+    """The circuit breakers of a worker, as configured."""
+    limits = settings.breaker
+    return Breakers(Limits(limits.failures, limits.successes, limits.open_s), clock)

@@ -162,6 +162,17 @@ SHED_LOST = Counter(
     "k2_messages_shed_lost", "Records put off and deleted by retention before they came", ["topic"]
 )
 
+# Circuit breakers
+BREAKER_STATE = Gauge("k2_circuit_breaker_state", "0 closed, 1 open, 2 half-open", ["breaker_name"])
+BREAKER_FAILURES = Counter(
+    "k2_circuit_breaker_failures", "Calls that a service failed", ["breaker_name"]
+)
+BREAKER_REFUSED = Counter(
+    "k2_circuit_breaker_rejections",
+    "Calls not made because the circuit was open",
+    ["breaker_name"],
+)
+
 # Process
 READY = Gauge("k2_worker_ready", "1 while this worker is ready")
 REBALANCES = Counter("k2_rebalances", "Times partitions were assigned to this worker")

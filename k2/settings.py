@@ -30,6 +30,7 @@ from k2.errors import ConfigError
 from k2.setting_checks import check_services
 from k2.setting_feeds import Binance, BinanceFutures, Coinbase, Feed, Kraken
 from k2.setting_group import Group, StringList
+from k2.setting_operations import Breaking, Tracing
 from k2.sources.plan import plan_coinbase, plan_kraken, plan_sessions
 from k2.topics import FEED_TOPICS, MarketTopic, channel_topics, topics_of
 from k2.web.keys import KeyRing, parse_keys
@@ -418,6 +419,8 @@ class Settings(BaseModel):
     query: Query
     api: Api
     degradation: Degradation
+    breaker: Breaking
+    tracing: Tracing
     maintain: Maintain
 
     @property
@@ -455,6 +458,8 @@ GROUPS: dict[str, type[Group]] = {
     "query": Query,
     "api": Api,
     "degradation": Degradation,
+    "breaker": Breaking,
+    "tracing": Tracing,
     "maintain": Maintain,
 }
 

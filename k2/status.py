@@ -13,6 +13,7 @@ import structlog
 from faust.types import TP
 
 from k2 import __version__, metrics
+from k2.breaker import State
 from k2.degradation.levels import Level
 from k2.errors import K2Error
 from k2.web.context import Check, Health, RequestDone
@@ -205,6 +206,7 @@ class StatusBoard:
             "lake": worker.lake.rows(),
             "freshness_ms": worker.hot.freshness.percentiles_ms(),
             "symbols": worker.hot.freshness.symbols(),
+            "breakers": [breaker.facts() for breaker in worker.breakers.all()],
             "memory": self._memory(),
         }
 
@@ -237,7 +239,12 @@ class StatusBoard:
         )
         now_us = worker.clock.now_us()
         feeds = [self._feed(session, now_us) for session in worker.source.sessions()]
-        return [started, self._log(), self._lake(), self._queries(), *feeds]
+        return [started, self._log(), self._lake(), self._queries(), self._breakers(), *feeds]
+
+    def _breakers(self) -> Check:
+        resting = [b for b in self._worker.breakers.all() if b.state is not State.CLOSED]
+        told = "; ".join(f"{b.name} is {b.state.name}: {b.last_error}" for b in resting)
+        return Check("breakers", "degraded" if resting else "healthy", told)
 
     def _log(self) -> Check:
         """The ends of the log are asked twice a second."""

@@ -23,7 +23,7 @@ from k2.faultpoints import Point, reached
 from k2.faust_app import K2App
 from k2.hot import HotSide
 from k2.lake.tables import CANDLES
-from k2.lakehouse import Lakehouse, keepers
+from k2.lakehouse import Lakehouse, breakers_of, keepers
 from k2.looplag import LoopWatch
 from k2.pipeline.gap_report import EVENTS_SQL, MAX_EVENTS, Gap, gaps_of
 from k2.pipeline.groups import Cut
@@ -45,6 +45,7 @@ from k2.steps.tables import FaustCheckpoints
 from k2.steps.validate import ValidateStep
 from k2.stopping import DRAIN_S, HANDOVER_S, Part, close_all
 from k2.topics import DEGRADATION_CONTROL, DEGRADATION_EVENTS, MAINTENANCE, MarketTopic, parse
+from k2.tracing import TRACING
 from k2.transport.registry import registry
 from k2.vitals import Vitals
 from k2.web.api import build_api
@@ -105,21 +106,29 @@ class Worker:
         """Open log, registry and lake; raises `K2Error` naming what is not usable."""
         settings, transport = self.settings, self.app.transport
         check_port(settings.api.host, settings.api.port)
+        TRACING.start(settings.tracing)
         # Faust makes its own directory in there, but not the ones above it.
         settings.core.data_dir.mkdir(parents=True, exist_ok=True)
         await transport.ensure_topics(topic_specs(settings))
         self.epochs: dict[str, str] = await transport.epochs(
             [topic.log for topic in settings.topics]
         )
-        registry = open_registry(settings)
+        self.breakers = breakers_of(settings, self.clock)
+        registry = open_registry(settings, self.breakers.registry)
         self.codecs = await asyncio.to_thread(Codecs.open, registry, settings.topics)
-        self.lake = await asyncio.to_thread(Lakehouse.open, settings, self.clock)
-        self.hot = HotSide(settings, transport, self.lake, self.codecs, self.clock)
+        self.lake = await asyncio.to_thread(Lakehouse.open, settings, self.clock, self.breakers)
+        self.hot = HotSide(
+            settings, transport, self.lake, self.codecs, self.clock, self.breakers.queries
+        )
         self.status = StatusBoard(self)
         self.control = self._control()
         self.source = self._source()
         self.backfill = BackfillStep(
-            self.source.running, self._gaps, self.clock, time_below(self.hot.engine)
+            self.source.running,
+            self._gaps,
+            self.clock,
+            time_below(self.hot.engine),
+            self.breakers.history,
         )
         self.shed = self._shed()
         self.validate = self._validate()
@@ -128,13 +137,18 @@ class Worker:
         self.maintain = MaintainStep(
             settings.maintain,
             keepers(self.lake.catalog, settings),
-            lambda: TP(MAINTENANCE, 0) in self.app.consumer.assignment(),
+            self._may_maintain,
             self.clock,
         )
         self._register()
         mount(self.app, build_api(self._api_context()))
         metrics.PLATFORM.info({"version": __version__, "environment": settings.core.environment})
         self._opened = True
+
+    def _may_maintain(self) -> bool:
+        """Elected, and the lake is well: maintenance can wait, rows cannot."""
+        elected = TP(MAINTENANCE, 0) in self.app.consumer.assignment()
+        return elected and self.breakers.lake_ready
 
     def epoch_of(self, topic: str) -> str:
         """The incarnation of the log of record behind a topic."""
@@ -421,7 +435,10 @@ class Worker:
             sinks = [("sink", self.sink.stop), ("candles", self.candles.stop)]
             end_sink = [] if self.crashed else sinks
             parts = [*end_sink, ("queries", self.hot.close), ("lake", self._close_lake), *parts]
-        await close_all(parts)
+        await close_all([*parts, ("traces", self._close_traces)])
+
+    async def _close_traces(self) -> None:
+        await asyncio.to_thread(TRACING.stop)
 
     async def _close_lake(self) -> None:
         self.lake.close()

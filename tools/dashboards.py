@@ -240,6 +240,10 @@ BOARDS: Final[dict[str, tuple[str, tuple[Panel, ...]]]] = {
                     "(increase(k2_degradation_transitions_total[15m]))"
                 },
             ),
+            Panel(
+                "Circuit breakers: 1 open, 2 half-open",
+                {"{{breaker_name}}": "max by (breaker_name) (k2_circuit_breaker_state)"},
+            ),
         ),
     ),
 }

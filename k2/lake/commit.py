@@ -62,8 +62,14 @@ UNKNOWN: Final = (
     ValidationError,
 )
 T = TypeVar("T")
+Watch = Callable[[BaseException | None], None]
 _FIRST_WAIT_S: Final = 0.05
 _LONGEST_WAIT_S: Final = 3.0
+
+
+def unwatched(_error: BaseException | None) -> None:
+    """Nobody is told."""
+    return
 
 
 @dataclass(slots=True)
@@ -138,9 +144,12 @@ class CommitLoop:
         retention: Retention | None = None,
         clock: Clock = SYSTEM_CLOCK,
         wait: Callable[[float], object] | None = None,
+        watch: Watch = unwatched,
     ) -> None:
+        """`watch` is told how catalog and store behave: each error, and None for what landed."""
         self.table = table
         self._catalog = catalog
+        self._watch = watch
         self._retry_s = retry_s
         self._retention = retention or Retention()
         self._clock = clock
@@ -189,6 +198,7 @@ class CommitLoop:
             except REFUSED as exc:
                 raise self._error(exc, "refused the commit") from exc
             except UNKNOWN as exc:
+                self._watch(exc)
                 conflict = exc
                 if attempts:
                     attempts[-1].unknown = True
@@ -264,6 +274,7 @@ class CommitLoop:
         response = self._catalog.commit_table(
             loaded, requirements(metadata), updates(snapshot, expired)
         )
+        self._watch(None)
         reached(Point.AFTER_COMMIT)
         self._tidy(attempts, snapshot, io, expired)
         self._delete_old_metadata(loaded, response)
@@ -346,6 +357,7 @@ class CommitLoop:
                 raise self._error(exc, "refused") from exc
             except UNKNOWN as exc:
                 tries += 1
+                self._watch(exc)
                 if self._over(deadline_s):
                     raise self._error(exc, "did not answer") from exc
                 log.warning("lake_retry", table=str(self.table), tries=tries, error=str(exc)[:200])

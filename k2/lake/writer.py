@@ -21,7 +21,7 @@ from k2.clock import SYSTEM_CLOCK, Clock
 from k2.errors import LakeError, StaleBasisError, StaleWriterError
 from k2.faultpoints import Point, reached
 from k2.lake import manifests
-from k2.lake.commit import Attempt, Change, CommitLoop, Contents
+from k2.lake.commit import Attempt, Change, CommitLoop, Contents, Watch, unwatched
 from k2.lake.files import write_files
 from k2.lake.history import Retention, only_grew, vector_at
 from k2.lake.snapshot import counts_of
@@ -170,10 +170,17 @@ class LakeWriter:
         clock: Clock = SYSTEM_CLOCK,
         wait: Callable[[float], object] | None = None,
         executor: Executor | None = None,
+        watch: Watch = unwatched,
     ) -> None:
         self.table = table
         self._loop = CommitLoop(
-            catalog, table, retry_s=retry_s, retention=retention, clock=clock, wait=wait
+            catalog,
+            table,
+            retry_s=retry_s,
+            retention=retention,
+            clock=clock,
+            wait=wait,
+            watch=watch,
         )
         self._executor = executor or ThreadPoolExecutor(2, thread_name_prefix="k2-lake")
         self._lock = threading.Lock()

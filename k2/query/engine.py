@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
@@ -13,11 +14,12 @@ import pyarrow as pa
 import structlog
 from pyiceberg.table.snapshots import Snapshot
 
+from k2.breakers import Breaker
 from k2.errors import LakeError
 from k2.lake.vector import Vector
 from k2.query import seam
 from k2.query.cold import Bounds, ColdSnapshot
-from k2.query.execute import FileGoneError, run_checked, translated
+from k2.query.execute import FileGoneError, blames, run_checked, translated
 from k2.query.lake_table import AsOf
 from k2.query.latest import last_rows_of, latest
 from k2.query.measured import measured
@@ -97,8 +99,10 @@ class QueryEngine:
         pool_size: int,
         queue_size: int,
         timeout_s: float,
+        breaker: Breaker | None = None,
     ) -> None:
         self._sources = sources
+        self._breaker = breaker
         self._pool = QueryPool(database, size=pool_size, queue_size=queue_size, timeout_s=timeout_s)
         self._symbols = {name: PerFile(symbols_of) for name in sources}
         self._last_rows = {name: PerFile(last_rows_of) for name in sources}
@@ -264,7 +268,8 @@ class QueryEngine:
         )
 
     async def _run(self, kind: str, work: Callable[[Cursor], T], tables: Sequence[str]) -> T:
-        with measured(kind):
+        guard = self._breaker.guarding(blames) if self._breaker else nullcontext()
+        with measured(kind), guard:
             return await self._pool.run(functools.partial(self._attempts, work, tables))
 
     def _attempts(self, work: Callable[[Cursor], T], tables: Sequence[str], cursor: Cursor) -> T:

@@ -20,6 +20,12 @@ _READ_ROWS: Final = 10_000
 _OURS: Final = ("Permission Error", "INTERNAL Error", "FATAL Error")
 
 
+class EngineError(LakeError):
+    """The database failed at a query that should run."""
+
+    code = "engine"
+
+
 class FileGoneError(LakeError):
     """A data file could not be read; maintenance may have removed it since it was planned."""
 
@@ -33,6 +39,11 @@ class Result:
     rows: pa.Table
     truncated: bool = False
     cut_short: bool = False
+
+
+def blames(error: Exception) -> bool:
+    """True for what is the fault of the engine or its files, not of the query."""
+    return isinstance(error, EngineError | FileGoneError)
 
 
 def run_checked(
@@ -85,5 +96,5 @@ def translated(exc: Exception, text: str | None = None) -> K2Error:
             "once or narrow the time range"
         )
     if text is None or message.startswith(_OURS):
-        return LakeError("the query failed inside the database; the log has the details")
+        return EngineError("the query failed inside the database; the log has the details")
     return InvalidParameter("sql", text[:200], f"a query that runs: {message}")

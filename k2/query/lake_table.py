@@ -13,14 +13,16 @@ import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
 from pyiceberg.table.snapshots import Snapshot
 
+from k2.breakers import Breaker
 from k2.clock import Clock
-from k2.errors import LakeError
+from k2.errors import LakeError, SnapshotNotFoundError
 from k2.lake.history import ancestors, only_grew
 from k2.lake.reader import LakeReader, Pinned
 from k2.lake.tables import TableDef
@@ -55,7 +57,17 @@ class Look:
 class PinnedTable:
     """Thread-safe. `keep_s`: age up to which older snapshots are kept, as the tail keeps rows."""
 
-    def __init__(self, reader: LakeReader, table: TableDef, clock: Clock, *, keep_s: float) -> None:
+    def __init__(
+        self,
+        reader: LakeReader,
+        table: TableDef,
+        clock: Clock,
+        *,
+        keep_s: float,
+        breaker: Breaker | None = None,
+    ) -> None:
+        """`breaker`: of the catalog; while it is open the snapshots known stay the newest."""
+        self._breaker = breaker
         self._reader = reader
         self._table = table
         self._clock = clock
@@ -80,10 +92,11 @@ class PinnedTable:
 
         Raises `SnapshotNotFoundError`, and `LakeError` when the lake cannot say.
         """
-        if when.snapshot_id is not None:
-            pinned = self._reader.by_id(self._table, when.snapshot_id)
-        else:
-            pinned = self._reader.at(self._table, when.time_ms)
+        with self._asking():
+            if when.snapshot_id is not None:
+                pinned = self._reader.by_id(self._table, when.snapshot_id)
+            else:
+                pinned = self._reader.at(self._table, when.time_ms)
         with self._lock:
             known = self._old.get(pinned.snapshot_id)
         if known is None:
@@ -97,7 +110,8 @@ class PinnedTable:
 
     def history(self, limit: int) -> list[Snapshot]:
         """The newest snapshots of the table's history, newest first (blocking)."""
-        pinned = self._reader.current(self._table)
+        with self._asking():
+            pinned = self._reader.current(self._table)
         return list(itertools.islice(ancestors(pinned.metadata, pinned.snapshot), limit))
 
     def vector(self) -> Vector:
@@ -119,7 +133,8 @@ class PinnedTable:
 
     def _refresh(self) -> None:
         with self._lock:
-            pinned = self._reader.current(self._table)
+            with self._asking():
+                pinned = self._reader.current(self._table)
             if self._kept and self._kept[0].snapshot_id == pinned.snapshot_id:
                 return
             now_s = self._clock.monotonic_s()
@@ -136,6 +151,9 @@ class PinnedTable:
             # names no snapshot cannot be asked for again.
             self._kept = (newest, *(one for one in older if one.snapshot_id is not None))
 
+    def _asking(self) -> AbstractContextManager[None]:
+        return self._breaker.guarding(_blames) if self._breaker else nullcontext()
+
     def _planned(self, pinned: Pinned, deletes: bool) -> ColdSnapshot:
         return ColdSnapshot(
             snapshot_id=pinned.snapshot_id,
@@ -146,6 +164,10 @@ class PinnedTable:
             pinned_s=self._clock.monotonic_s(),
             reader=self._rows,
         )
+
+
+def _blames(error: Exception) -> bool:
+    return isinstance(error, LakeError) and not isinstance(error, SnapshotNotFoundError)
 
 
 def thinned(
@@ -173,5 +195,7 @@ async def keep_fresh(tables: Sequence[PinnedTable], clock: Clock, *, every_s: fl
             try:
                 await asyncio.to_thread(table.refresh)
             except LakeError as exc:
-                log.warning("lake_refresh_failed", error=exc.message, **exc.details)
+                # That a circuit is open was said when it opened.
+                told = log.debug if "breaker" in exc.details else log.warning
+                told("lake_refresh_failed", error=exc.message, **exc.details)
         await clock.sleep(every_s)

@@ -8,7 +8,8 @@ and take the way of every record: validation strikes them off the gaps.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ import pyarrow as pa
 import structlog
 
 from k2 import metrics
+from k2.breakers import Breaker
 from k2.clock import Clock
 from k2.errors import SourceError
 from k2.pipeline.gap_report import Gap
@@ -37,6 +39,8 @@ _LONGEST_S: Final = 3_600.0
 MAX_IDS: Final = 100_000
 _TIMEOUT_S: Final = 20.0
 _SESSION: Final = "backfill"
+#: Too many requests; Binance says 418 when it has banned an address.
+_LIMITED: Final = (418, 429)
 
 Range = tuple[str, str, int, int]
 
@@ -58,15 +62,23 @@ class _Tried:
     wait_s: float
 
 
+def _no_breaker(_exchange: str) -> Breaker | None:
+    return None
+
+
 @dataclass(slots=True)
 class BackfillStep:
-    """Fetches for the sessions that `running` gives; `gaps` are those of the lake."""
+    """Fetches for the sessions that `running` gives; `gaps` are those of the lake.
+
+    `breaker_of`: an exchange's; while it is open its history is not asked.
+    """
 
     running: Callable[[], Sequence[tuple[SourceFeed, SessionSpec]]]
     gaps: Callable[[], Awaitable[list[Gap]]]
     clock: Clock
     #: The exchange time (ns) of the newest stored trade below an id: (exchange, symbol, id).
     time_below: Callable[[str, str, int], Awaitable[int]]
+    breaker_of: Callable[[str], Breaker | None] = _no_breaker
     counts: BackfillCounts = field(default_factory=BackfillCounts)
     _tried: dict[Range, _Tried] = field(default_factory=dict)
 
@@ -98,20 +110,23 @@ class BackfillStep:
 
     def _due(
         self, ranges: list[tuple[int, int]], feed: SourceFeed, symbol: str
-    ) -> list[tuple[int, int]]:
-        now_s, found = self.clock.monotonic_s(), []
+    ) -> Iterator[tuple[int, int]]:
+        """What to ask for now, one after the other; nothing more once the history is left alone."""
+        breaker = self.breaker_of(feed.exchange.name)
         for first, last in ranges:
+            now_s = self.clock.monotonic_s()
+            if breaker is not None and not breaker.ready:
+                return
             key = (feed.exchange.name, symbol, first, last)
             tried = self._tried.get(key)
             if tried is not None and now_s < tried.due_s:
                 continue
+            wait_s = min(_LONGEST_S, tried.wait_s * 2) if tried else _AGAIN_S
+            self._tried[key] = _Tried(now_s + wait_s, wait_s)
             if last - first >= MAX_IDS:
                 log.warning("gap_too_large", exchange=key[0], symbol=symbol, ids=last - first + 1)
             else:
-                found.append((first, last))
-            wait_s = min(_LONGEST_S, tried.wait_s * 2) if tried else _AGAIN_S
-            self._tried[key] = _Tried(now_s + wait_s, wait_s)
-        return found
+                yield first, last
 
     async def _fetch(
         self,
@@ -123,10 +138,12 @@ class BackfillStep:
     ) -> None:
         settings = feed.settings
         base = rest_base(settings.rest_url, settings.url, history.live)
+        breaker = self.breaker_of(feed.exchange.name)
         rest: Wanted | None = wanted
         while rest is not None:
             try:
-                frames = await self._ask(http, base + history.url(rest), history, rest.symbol)
+                with breaker.guarding(_blames) if breaker else nullcontext():
+                    frames = await self._ask(http, base + history.url(rest), history, rest.symbol)
             except SourceError as exc:
                 self.counts.failures += 1
                 log.warning("backfill_failed", exchange=feed.exchange.name, error=exc.message)
@@ -149,6 +166,7 @@ class BackfillStep:
                     raise SourceError(
                         f"{url} answered {answer.status}: {content[:200]!r}",
                         url=url,
+                        status=answer.status,
                         retry_after_s=float(wish) if wish.isdigit() else 0.0,
                     )
         except (aiohttp.ClientError, TimeoutError, OSError) as exc:
@@ -189,6 +207,12 @@ def following(asked: Wanted, got: Sequence[HistoryFrame], *, by_time: bool) -> W
             return None
         rest = asked._replace(first=max(asked.first, reached + 1), since_ns=end_ns)
     return rest if rest.first <= rest.last else None
+
+
+def _blames(error: Exception) -> bool:
+    """A request that was understood and refused says nothing of the next; a limit does."""
+    status = int(error.details.get("status", 0)) if isinstance(error, SourceError) else 400
+    return not 400 <= status < 500 or status in _LIMITED
 
 
 def marked_as(batch: pa.RecordBatch, source: str) -> pa.RecordBatch:

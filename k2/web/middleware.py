@@ -21,6 +21,7 @@ from k2.errors import (
     QueryTimeout,
     SnapshotNotFoundError,
 )
+from k2.tracing import TRACING
 from k2.web.access import KEY_NAME, VERDICT, cross_origin
 from k2.web.context import CONTEXT, RequestDone
 from k2.web.envelope import CORRELATION_ID, ROWS, failure
@@ -55,7 +56,13 @@ async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse
     request[CORRELATION_ID] = correlation_id
     began = time.perf_counter()
     with structlog.contextvars.bound_contextvars(correlation_id=correlation_id):
-        response = await _answered(request, handler)
+        parent = request.headers.get("traceparent", "").encode()
+        with TRACING.span(
+            f"{request.method} {_route(request)}",
+            (parent,) if parent else (),
+            correlation_id=correlation_id,
+        ):
+            response = await _answered(request, handler)
         _done(request, response.status, time.perf_counter() - began)
     return response
 
@@ -73,8 +80,7 @@ async def finish_headers(request: web.Request, response: web.StreamResponse) -> 
 
 
 def _done(request: web.Request, status: int, duration_s: float) -> None:
-    resource = request.match_info.route.resource
-    route = resource.canonical if resource is not None else "(none)"
+    route = _route(request)
     rows = request.get(ROWS, 0)
     # What watches ask all the time is worth a line only when it goes wrong; that a worker is not
     # ready yet is what a probe asks for, and the worker's own lines say why.
@@ -91,6 +97,12 @@ def _done(request: web.Request, status: int, duration_s: float) -> None:
     )
     context = request.config_dict[CONTEXT]
     context.observe(RequestDone(request.method, route, status, duration_s, rows))
+
+
+def _route(request: web.Request) -> str:
+    """The pattern of the path, so that there are few."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "(none)"
 
 
 def _is_not_ready(path: str, status: int) -> bool:
@@ -143,7 +155,7 @@ def _k2_failure(request: web.Request, exc: K2Error) -> web.Response:
             status = int(exc.details.get("status", 429))
             headers["Retry-After"] = str(exc.details.get("retry_after_s", 1))
         case LakeError():
-            status, headers["Retry-After"] = 503, "5"
+            status, headers["Retry-After"] = 503, str(exc.details.get("retry_after_s", 5))
     if isinstance(exc, QueryTimeout | Overloaded):
         # Expected under load; nothing is broken.
         log.warning("http_request_refused", error=exc.code, message=exc.message, status=status)

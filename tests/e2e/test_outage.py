@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,14 +37,26 @@ async def stored_once(stack: Stack) -> list[int]:
     return ids
 
 
+def breaker(status: dict[str, Any]) -> dict[str, Any]:
+    """Facts of the store's circuit breaker."""
+    (found,) = [one for one in status["breakers"] if one["name"] == "store"]
+    return found
+
+
 async def test_a_short_outage_is_waited_out(stack: Stack) -> None:
     await stack.start_worker()
     await stack.until("rows are stored", lambda s: s["lake"]["trades"] > 20)
     storage = Storage(stack.directory / "data")
     storage.leave()
     await stack.until("rows wait for the lake", lambda s: s["sink"]["pending_rows"] > 100)
+    await stack.until("the store is left alone", lambda s: breaker(s)["state"] == "OPEN")
+    _, health = await stack.get("/health")
+    (check,) = [one for one in health["data"]["dependencies"] if one["name"] == "breakers"]
+    assert check["status"] == "degraded"
+    assert "store is OPEN" in check["message"]
     storage.come_back()
     await stack.until("they are stored", lambda s: s["lake"]["trades"] > 150)
+    await stack.until("commits that land close it", lambda s: breaker(s)["state"] == "CLOSED")
     ids = await stored_once(stack)
     assert ids == list(range(FIRST_ID, FIRST_ID + len(ids))), "nothing was lost"
 

@@ -194,6 +194,10 @@ STORIES: dict[str, Story] = {
     "CircuitBreakerOpen": Story(
         {"k2_degradation_level": stays(4)}, {"k2_degradation_level": stays(3)}
     ),
+    "ServiceLeftAlone": Story(
+        {'k2_circuit_breaker_state{breaker_name="catalog"': stays(1)},
+        {"k2_circuit_breaker_state": stays(0)},
+    ),
     "MessagesShedHigh": Story(
         {"k2_messages_shed_total": counts(600)}, {"k2_messages_shed_total": stays(600)}
     ),

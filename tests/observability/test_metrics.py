@@ -30,6 +30,8 @@ ONLY_ON_FAILURE = {
     "k2_messages_shed_lost",
     "k2_maintenance_failures",
     "k2_feed_backfilled",
+    "k2_circuit_breaker_failures",
+    "k2_circuit_breaker_rejections",
 }
 #: Partitions, routes and reasons are few and known; symbols are not labels.
 MOST_SERIES = 150
