@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from k2.cli.demo.degradation import degradation
 from k2.cli.demo.feed import Options
 from k2.cli.demo.run import Demo
 
@@ -36,7 +37,7 @@ def _symbols(_context: click.Context, _option: click.Parameter, value: str | Non
     return list(dict.fromkeys(names))
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option(
     "--capture",
     "captures",
@@ -69,7 +70,9 @@ def _symbols(_context: click.Context, _option: click.Parameter, value: str | Non
     help="Log, lake and logs; default K2_DATA_DIR, and below it `simulated` for the simulator.",
 )
 @click.option("--json", "as_json", is_flag=True, help="No screen; end with one JSON object.")
+@click.pass_context
 def demo(
+    ctx: click.Context,
     captures: tuple[Path, ...],
     speed: str | None,
     until_drained: bool,
@@ -85,7 +88,11 @@ def demo(
     The feed is live Binance if it answers, else the built-in simulator; with --capture it is a
     recording. Simulated trades have a data directory of their own. Ctrl-C stores what was received
     and stops.
+
+    `k2 demo degradation` overloads a K2 of its own and shows that nothing is lost.
     """
+    if ctx.invoked_subcommand is not None:
+        return
     if not captures:
         for given, name in ((until_drained, "--until-drained"), (by_clock, "--by-clock")):
             if given:
@@ -106,3 +113,6 @@ def demo(
         rate=rate,
     )
     sys.exit(asyncio.run(Demo(options).run()))
+
+
+demo.add_command(degradation)
