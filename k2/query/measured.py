@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from k2 import metrics
 from k2.errors import InvalidParameter, Overloaded, QueryError, QueryTimeout, SnapshotNotFoundError
+from k2.tracing import TRACING
 
 
 @contextmanager
@@ -17,7 +18,8 @@ def measured(query_type: str) -> Iterator[None]:
     began_s = time.perf_counter()
     status = "error"
     try:
-        yield
+        with TRACING.span("k2.query", query_type=query_type):
+            yield
         status = "ok"
     except QueryTimeout:
         status = "timeout"

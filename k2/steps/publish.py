@@ -14,6 +14,7 @@ from aiokafka.partitioner import murmur2
 from k2 import metrics
 from k2.clock import Clock
 from k2.topics import MarketTopic
+from k2.tracing import header
 from k2.transport.batch import OutBatch
 
 SESSION_HEADER = "k2-session"
@@ -119,12 +120,17 @@ class Publisher:
         self._clock = clock
         self._max_bytes = max_batch_bytes
 
-    def publish(self, batch: pa.RecordBatch, session: str) -> list[asyncio.Future[int]]:
-        """Hand `batch` (wire schema) to the log; `session` names the exchange session."""
+    def publish(
+        self, batch: pa.RecordBatch, session: str, context: bytes = b""
+    ) -> list[asyncio.Future[int]]:
+        """Hand `batch` (wire schema) to the log; `session` names the exchange session.
+
+        `context`: of the trace this belongs to (`k2.tracing`).
+        """
         values = self._encoder.encode(batch)
         symbols = batch.column("symbol")
         keys = [symbol.encode() for symbol in symbols.to_pylist()]
-        headers = ((SESSION_HEADER, session.encode()),)
+        headers = ((SESSION_HEADER, session.encode()), *header(context))
         futures = []
         for partition, rows in self._partitioner.rows(symbols):
             indexes = rows.tolist()

@@ -27,6 +27,7 @@ from k2.lake.writer import CommitResult
 from k2.pipeline.cover import CoverReader
 from k2.pipeline.sink import Flush, SinkBuffer, places_of
 from k2.steps.rows import RowPart, RowReader
+from k2.tracing import TRACING, contexts_of, few
 from k2.transport.batch import LogBatch
 
 log = structlog.get_logger(__name__)
@@ -71,6 +72,8 @@ class _Table:
     room: asyncio.Event = field(default_factory=asyncio.Event)
     committing: asyncio.Lock = field(default_factory=asyncio.Lock)
     commit: asyncio.Task[None] | None = None
+    #: Traces of what is held.
+    traces: list[bytes] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -211,6 +214,8 @@ class SinkStep:
                 buffer.assign(place, table.vector.get(place))
             position = Position(part.next_offset, part.last)
             buffer.add(place, part.rows, position, self._clock.monotonic_s())
+        if contexts := contexts_of(batch):
+            table.traces = few(table.traces, contexts)
         source.read_to = batch.last_offset + 1
         metrics.CONSUMED.labels(batch.topic, self._name).inc(len(batch))
         table.wake.set()
@@ -280,11 +285,15 @@ class SinkStep:
                 return
             flush = table.buffer.take(self._clock.monotonic_s())
             metrics.SINK_BUFFER_ROWS.labels(table.name).set(table.buffer.rows)
-            rows = flush.rows if flush.rows.num_rows else None
+            traces, table.traces = table.traces, []
             try:
-                result = await asyncio.to_thread(
-                    table.writer.commit, rows, flush.base, flush.positions
-                )
+                with TRACING.span("k2.commit", traces, table=table.name, rows=flush.rows.num_rows):
+                    result = await asyncio.to_thread(
+                        table.writer.commit,
+                        flush.rows if flush.rows.num_rows else None,
+                        flush.base,
+                        flush.positions,
+                    )
             except Exception as exc:
                 metrics.COMMIT_FAILURES.labels(table.name).inc()
                 if not self._left_meanwhile(table, flush, exc):

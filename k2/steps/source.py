@@ -26,6 +26,7 @@ from k2.sources.session import Session
 from k2.steps.dead_letters import DeadLetters
 from k2.steps.publish import Publisher, partition_of
 from k2.steps.raw import RawFrames
+from k2.tracing import TRACING
 
 log = structlog.get_logger(__name__)
 
@@ -211,8 +212,12 @@ class SourceStep:
         while frames := await session.batch(_FRAMES):
             if feed.raw is not None:
                 running.pending.update(feed.raw.send(running.spec.key, frames))
-            mapped = mapper.map(frames, ingestion_us=self._clock.now_us())
-            running.pending |= self._publish(feed, mapped, f"{process}-{session.run_number}")
+            with TRACING.span(
+                "k2.source", exchange=feed.exchange.name, frames=len(frames)
+            ) as context:
+                mapped = mapper.map(frames, ingestion_us=self._clock.now_us())
+                run = f"{process}-{session.run_number}"
+                running.pending |= self._publish(feed, mapped, run, context)
             running.pending |= self._refuse(feed, [*mapped.refused, *session.take_refused()])
             self._count(running, mapped, len(frames))
             running.pending = await self._settle(running.pending)
@@ -223,10 +228,12 @@ class SourceStep:
             await asyncio.sleep(_LINGER_S if len(frames) < _FEW_FRAMES else 0)
         await asyncio.gather(*running.pending, *self._refuse(feed, session.take_refused()))
 
-    def _publish(self, feed: SourceFeed, mapped: Mapped, run: str) -> set[asyncio.Future[int]]:
+    def _publish(
+        self, feed: SourceFeed, mapped: Mapped, run: str, context: bytes
+    ) -> set[asyncio.Future[int]]:
         futures: set[asyncio.Future[int]] = set()
         for data_type, batch in mapped.batches():
-            futures.update(feed.publishers[data_type].publish(batch, run))
+            futures.update(feed.publishers[data_type].publish(batch, run, context))
         return futures
 
     def _refuse(self, feed: SourceFeed, refused: list[Refused]) -> set[asyncio.Future[int]]:

@@ -25,6 +25,7 @@ from k2.pipeline.checkpoint import Entry
 from k2.pipeline.validate import Outcome, Validator
 from k2.steps.publish import BatchProducer
 from k2.topics import MarketTopic, parse
+from k2.tracing import TRACING, contexts_of, header
 from k2.transport.batch import LogBatch
 
 log = structlog.get_logger(__name__)
@@ -172,9 +173,14 @@ class ValidateStep:
     async def _take(self, lane: _Lane, batch: LogBatch) -> None:
         async with lane.judging:
             lane.broken = True
-            outcome = await self._judge(lane, batch)
-            reached(Point.AFTER_DECODE)
-            lane.outputs.extend(self._producer.send_batch(out) for out in outcome.outputs)
+            with TRACING.span(
+                "k2.validate", contexts_of(batch), topic=batch.topic, records=len(batch)
+            ) as context:
+                outcome = await self._judge(lane, batch)
+                reached(Point.AFTER_DECODE)
+                for out in outcome.outputs:
+                    out.headers += header(context)
+                    lane.outputs.append(self._producer.send_batch(out))
             lane.broken = False
         self._count(batch, outcome)
 
@@ -282,7 +288,13 @@ class ValidateStep:
         metrics.GAPS_CLOSED.labels(*feed).inc(sum(e.event == "closed" for e in outcome.gaps))
         for reason, count in outcome.dead_letters.items():
             metrics.DEAD_LETTERS.labels(*feed, reason).inc(count)
-            log.warning("dead_letters", topic=batch.topic, reason=reason, count=count)
+            log.warning(
+                "dead_letters",
+                topic=batch.topic,
+                reason=reason,
+                count=count,
+                batch=f"{batch.topic}[{batch.partition}]@{batch.first_offset}",
+            )
         for condition, count in outcome.flagged.items():
             metrics.QUOTE_FLAGS.labels(condition).inc(count)
         for shed in outcome.shed:
