@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags
 
 from k2 import __version__
-from k2.settings import Tracing
+from k2.setting_operations import Tracing
 
 #: Milliseconds a stop waits for spans to leave.
 _FLUSH_MS: Final = 2_000

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Final
 
-from k2.settings import Tracing
+from k2.setting_operations import Tracing
 from k2.transport.batch import Headers, LogBatch
 
 if TYPE_CHECKING:
