@@ -20,6 +20,7 @@ from k2.errors import K2Error
 from k2.freshness import Freshness
 from k2.lake.tables import AGG_TRADES, CANDLES, GAPS, QUOTES, REFERENCE, TRADES
 from k2.lakehouse import Lakehouse
+from k2.quality import Quality
 from k2.query.database import S3Access, open_database
 from k2.query.engine import QueryEngine, Source
 from k2.query.feed import TailFeed
@@ -56,6 +57,7 @@ class HotSide:
         self._codecs = codecs
         self._clock = clock
         self.freshness = Freshness(clock)
+        self.quality = Quality(clock)
         hot = "query" in settings.core.roles
         carried = {topic.data_type for topic in settings.topics}
         self.tails = {
@@ -103,7 +105,7 @@ class HotSide:
             committed=lambda: self.engine.committed(name),
             max_minutes=query.tail_minutes,
             max_bytes=functools.partial(self._room, name),
-            observe=functools.partial(self.freshness.observe, name),
+            observe=functools.partial(self._visible, name),
         )
 
     def _room(self, name: str) -> int:
@@ -111,6 +113,11 @@ class HotSide:
         total = self._settings.query.tail_max_mb * 1024 * 1024
         others = sum(tail.stats().nbytes for other, tail in self.tails.items() if other != name)
         return max(total // len(self.tails), total - others)
+
+    def _visible(self, name: str, rows: pa.RecordBatch) -> None:
+        """Rows of a table that queries can see from now on."""
+        self.freshness.observe(name, rows)
+        self.quality.shown(name, rows)
 
     async def _bounds(self, name: str) -> dict[TP, int]:
         """Earliest offset of every partition the tail of `name` reads."""
@@ -126,7 +133,8 @@ class HotSide:
         return {tp: first for tp, (first, _) in bounds.items()}
 
     def observe(self) -> None:
-        """Set the gauges of the tails."""
+        """Set the gauges of the tails and of the feeds' quality."""
+        self.quality.observe()
         for name, tail in self.tails.items():
             stats = tail.stats()
             metrics.TAIL_ROWS.labels(name).set(stats.rows)

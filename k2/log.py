@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from k2.log_sampling import Sampling
 from k2.settings import Settings
 
 _SHARED: list[Any] = [
@@ -60,8 +61,10 @@ def formatter_config(settings: Settings) -> dict[str, Any]:
                 "class": "logging.StreamHandler",
                 "stream": "ext://sys.stderr",
                 "formatter": "k2",
+                "filters": ["sampling"],
             }
         },
+        "filters": {"sampling": {"()": Sampling}},
         "loggers": {
             **{name: {"level": "WARNING"} for name in _QUIET},
             **{name: {"level": settings.core.log_level} for name in _HEARD},

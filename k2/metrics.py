@@ -162,6 +162,21 @@ SHED_LOST = Counter(
     "k2_messages_shed_lost", "Records put off and deleted by retention before they came", ["topic"]
 )
 
+# Data quality
+QUALITY_SCORE = Gauge(
+    "k2_data_quality_score", "0 to 100: the shares of this feed, weighed", ["exchange", "data_type"]
+)
+QUALITY_SHARE = Gauge(
+    "k2_data_quality_share",
+    "0 to 1 over 15 minutes: completeness, validity, freshness, normality",
+    ["exchange", "data_type", "share"],
+)
+ANOMALIES = Counter(
+    "k2_data_anomalies",
+    "Trades flagged, not dropped: z_score or jump of the price",
+    ["exchange", "data_type", "kind"],
+)
+
 # Circuit breakers
 BREAKER_STATE = Gauge("k2_circuit_breaker_state", "0 closed, 1 open, 2 half-open", ["breaker_name"])
 BREAKER_FAILURES = Counter(

@@ -206,6 +206,7 @@ class StatusBoard:
             "lake": worker.lake.rows(),
             "freshness_ms": worker.hot.freshness.percentiles_ms(),
             "symbols": worker.hot.freshness.symbols(),
+            "quality": worker.hot.quality.report(),
             "breakers": [breaker.facts() for breaker in worker.breakers.all()],
             "memory": self._memory(),
         }

@@ -213,6 +213,7 @@ class Worker:
             self.level,
             self.clock,
             checkpoint_s=self.settings.validate_.checkpoint_s,
+            quality=self.hot.quality,
         )
 
     def _shed(self) -> ShedStep:
@@ -481,6 +482,7 @@ class Worker:
             checks=self.status.checks,
             level=self.level,
             feeds=self.source.sessions,
+            quality=self.hot.quality.report,
             answers_queries="query" in self.settings.core.roles,
             max_rows=self.settings.query.max_rows,
             max_body_bytes=api.max_body_bytes,

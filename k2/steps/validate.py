@@ -23,6 +23,7 @@ from k2.errors import LogError
 from k2.faultpoints import Point, reached
 from k2.pipeline.checkpoint import Entry
 from k2.pipeline.validate import Outcome, Validator
+from k2.quality import Quality
 from k2.steps.publish import BatchProducer
 from k2.topics import MarketTopic, parse
 from k2.tracing import TRACING, contexts_of, header
@@ -117,8 +118,10 @@ class ValidateStep:
         clock: Clock,
         *,
         checkpoint_s: float,
+        quality: Quality | None = None,
     ) -> None:
         self.counts = ValidateCounts()
+        self._quality = quality
         self._factory = factory
         self._table = table
         self._producer = producer
@@ -278,6 +281,11 @@ class ValidateStep:
         counts.dead_letters += sum(outcome.dead_letters.values())
         counts.gaps_opened += found.small_gaps + found.large_gaps
         counts.missing_ids += outcome.missing_ids
+        if self._quality is not None:
+            refused = sum(outcome.dead_letters.values())
+            self._quality.judged(
+                feed[0], topic.data_type, outcome.records, outcome.missing_ids, refused
+            )
         metrics.CONSUMED.labels(batch.topic, "validate").inc(outcome.records)
         metrics.DUPLICATES.labels(*feed).inc(found.duplicates)
         metrics.OUT_OF_ORDER.labels(*feed).inc(found.late)

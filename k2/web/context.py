@@ -89,6 +89,7 @@ class ApiContext:
     max_rows: int
     max_body_bytes: int
     feeds: Callable[[], Sequence[Mapping[str, Any]]] = tuple
+    quality: Callable[[], Sequence[Mapping[str, Any]]] = tuple
     operations_open: bool = False
     answers_queries: bool = True
     observe: Callable[[RequestDone], None] = _nothing

@@ -67,6 +67,8 @@ async def misbehave(stack: Stack) -> None:
     """Everything an exchange can do that a metric counts."""
     for ident in (50_000_000, 50_000_003, 50_000_001, 50_000_100):
         await stack.fault("raw", hex=trade(ident, age_s=7_200))
+    # A third more than the trade before: flagged, and stored.
+    await stack.fault("raw", hex=trade(50_000_101, age_s=7_200, price="3600"))
     await stack.fault("raw", hex=trade(7))  # ids start over, hours later
     await stack.fault("raw", hex=trade(8, price="-1"))
     await stack.fault("raw", hex=crossed_quote())

@@ -122,6 +122,9 @@ function drawStatus(status, nowMs) {
     "Dead letters": status.validate.dead_letters, "Frames refused": status.source.refused,
     "Put off, still waiting": status.validate.shed_pending,
   };
+  for (const feed of status.quality ?? []) {
+    facts[`${feed.exchange} ${feed.data_type}, of 100`] = feed.score;
+  }
   $("quality").replaceChildren(...Object.entries(facts).flatMap(
     ([name, value]) => [cell("dt", name), cell("dd", number(value))]));
 }

@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from k2.pipeline.gap_report import EVENTS_SQL, MAX_EVENTS, Gap, gaps_of
+from k2.quality import of_exchange
 from k2.web.context import CONTEXT
 from k2.web.envelope import ROWS, answer, page
 from k2.web.models import GapsRequest
@@ -42,8 +43,14 @@ async def feeds(request: web.Request, _given: Request) -> web.StreamResponse:
         if gap.state == "open":
             ranges[gap.feed.exchange] += 1
             ids[gap.feed.exchange] += gap.missing.size()
+    quality = request.config_dict[CONTEXT].quality()
     rows = [
-        {**session, "open_gaps": ranges[exchange], "missing_ids": ids[exchange]}
+        {
+            **session,
+            "quality": of_exchange(quality, exchange),
+            "open_gaps": ranges[exchange],
+            "missing_ids": ids[exchange],
+        }
         for session in request.config_dict[CONTEXT].feeds()
         for exchange in [str(session["exchange"]).upper()]
     ]
