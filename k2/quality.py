@@ -28,6 +28,8 @@ FRESH_S: Final = 5.0
 #: Weight of each share in the score; what is not known counts for nothing.
 WEIGHTS: Final = {"validity": 40, "completeness": 30, "normality": 20, "freshness": 10}
 _MINUTES: Final = 15
+#: What comes from feeds; reference data does not.
+_KINDS: Final = ("trades", "quotes", "agg_trades")
 #: Ids that a few absurd gaps open together may be beyond any count.
 _LARGEST: Final = 2**63 - 1
 
@@ -178,7 +180,7 @@ class Quality:
 
     def shown(self, data_type: str, rows: pa.RecordBatch) -> None:
         """Rows (of one exchange) that queries can see from now on."""
-        if not rows.num_rows:
+        if not rows.num_rows or data_type not in _KINDS:
             return
         exchange = rows.column("exchange")[0].as_py()
         feed = self._feed(exchange, data_type)

@@ -50,6 +50,7 @@ _COMMANDS = {
     "restore": ("k2.cli.backup:restore", "Make the lake's tables anew from a backup"),
     "schema": ("k2.cli.schema:schema", "Schemas of records: compare them, let them grow"),
     "tiers": ("k2.cli.tiers:tiers", "Rank symbols by their volume: what is shed first"),
+    "soak": ("k2.cli.soak:soak", "Hours of a simulated market with faults: is everything flat?"),
     "topics": ("k2.cli.topics:topics", "The log's topics: list, make, and compare with a cluster"),
     "up": ("k2.cli.up:up", "Run one worker (the same as faust -A k2.app worker -l info)"),
 }
@@ -74,7 +75,7 @@ _SECTIONS = {
         "gaps",
         "backfill",
     ),
-    "Measure it": ("bench", "chaos"),
+    "Measure it": ("bench", "chaos", "soak"),
     "Work on K2 itself": ("docs",),
 }
 #: Ends with the status of a wrong call: what was given has to be changed.
