@@ -22,10 +22,10 @@ async def test_files_that_cannot_be_read_open_it_and_good_answers_close_it(
     platform.refresh()
     away = platform.warehouse.rename(platform.warehouse.with_name("away"))
     for _ in range(5):
-        with pytest.raises(LakeError):
-            await engine.sql("select count(*) from trades where price > 0", limit=1)
         with pytest.raises(InvalidParameter):
             await engine.sql("drop table trades", limit=1)
+        with pytest.raises(LakeError):
+            await engine.sql("select count(*) from trades where price > 0", limit=1)
     with pytest.raises(Overloaded, match="left alone") as refused:
         await engine.sql("select 1 from trades", limit=1)
     assert refused.value.details["retry_after_s"] == 60
@@ -34,6 +34,6 @@ async def test_files_that_cannot_be_read_open_it_and_good_answers_close_it(
     await clock.advance(60)
     for _ in range(2):
         found = await engine.sql("select count(*) as n from trades where price > 0", limit=1)
-        assert found.rows.to_pylist() == [{"n": 3}]
+        assert found.rows.to_pylist() == [{"n": 2}]
     assert breaker.state is State.CLOSED
     engine.close()

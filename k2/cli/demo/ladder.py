@@ -94,7 +94,7 @@ def _panel(status: Mapping[str, Any], rate: float) -> Panel:
     return Panel(Group(grid), title="K2 under load", border_style=STYLES[level])
 
 
-def proof(result: Mapping[str, Any]) -> Table:
+def proof(result: Mapping[str, Any]) -> Group:
     """Sent against stored, kind by kind."""
     whole = result["nothing_lost"]
     shown = Table(title="What was sent, and what is in the lake", title_justify="left", box=None)
@@ -104,7 +104,5 @@ def proof(result: Mapping[str, Any]) -> Table:
     for kind, count in result["counts"].items():
         shown.add_row(kind, *(f"{count[name]:,}" for name in names))
     verdict = "Nothing was lost, nothing is there twice." if whole else "NOT what was sent."
-    shown.add_row(Text(verdict, "green" if whole else "bold red"))
-    shown.caption = f"Levels seen: {', '.join(result['levels'])}."
-    shown.caption_justify = "left"
-    return shown
+    levels = f"Levels seen: {', '.join(result['levels'])}."
+    return Group(shown, Text(verdict, "green" if whole else "bold red"), Text(levels, "dim"))

@@ -7,6 +7,7 @@ that, so that a market simulated on the same machine can overload it.
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import os
 import time
 from collections import Counter
@@ -113,6 +114,15 @@ class Rehearsal:
             await answer.read()
             wait = answer.headers.get("Retry-After", "")
         return Reply(answer.status, (time.perf_counter() - began_s) * 1_000, wait)
+
+    async def age_ms(self, path: str) -> tuple[int, float | None]:
+        """HTTP status, and how long ago the newest record of an answer was received."""
+        async with self._http.get(self.base + path) as answer:
+            body = await answer.json()
+        if answer.status != 200 or not body["data"]:
+            return answer.status, None
+        received = dt.datetime.fromisoformat(body["data"][0]["receive_timestamp"])
+        return 200, (dt.datetime.now(dt.UTC) - received).total_seconds() * 1_000
 
     async def shed(self) -> dict[str, int]:
         """Records put off so far, by tier."""

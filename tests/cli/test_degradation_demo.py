@@ -1,0 +1,83 @@
+"""`k2 demo degradation --quick`: every level is reached by load, and every id is found again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+import pytest
+
+from k2.cli.bench.overhead import cost
+from k2.cli.demo.tide import Tide
+from k2.cli.soak import Plan, Sample, slope
+from k2.degradation.levels import Level
+from k2.exchange.feed import Playback
+from k2.testing.clock import ManualClock
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(400)
+async def test_the_walk_reaches_every_level_and_loses_nothing() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "k2.cli", "demo", "degradation", "--quick", "--json"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode == 0, f"{out.decode()}\n{err.decode()}"
+    result = json.loads(out)
+    assert result["levels"] == [level.name for level in Level]
+    assert result["nothing_lost"]
+    assert set(result["shed"]) == {"1", "2", "3"}, "at CIRCUIT_BREAK every tier is put off"
+    for kind in ("trades", "quotes"):
+        assert result["counts"][kind]["sent"] == result["counts"][kind]["stored"] > 1_000
+    told = err.decode()
+    assert "→ CIRCUIT_BREAK" in told
+    assert "HTTP 503" in told
+    assert "\x1b[" not in told, "no terminal, no escape codes"
+
+
+async def test_a_tide_is_as_fast_as_it_was_last_told() -> None:
+    clock = ManualClock()
+    tide = Tide(("BTCUSDT", "ETHUSDT"), 100.0, 1, clock)
+    playback = Playback(tide, 1.0, clock)
+    playing = asyncio.create_task(_all(playback))
+    await clock.advance(10)
+    slow = len(playing.get_coro().cr_frame.f_locals["seen"])  # type: ignore[union-attr]
+    assert slow == pytest.approx(1_000, rel=0.05)
+    tide.rate = 2_000.0
+    await clock.advance(1)
+    fast = len(playing.get_coro().cr_frame.f_locals["seen"]) - slow  # type: ignore[union-attr]
+    assert fast == pytest.approx(2_000, rel=0.1)
+    tide.ebb()
+    await clock.advance(1)
+    assert await playing
+
+
+async def _all(playback: Playback) -> list[object]:
+    seen: list[object] = []
+    while frames := await playback.next():
+        seen += frames
+    return seen
+
+
+def sample(at_s: float, rss_mb: float) -> Sample:
+    rest = dict.fromkeys(Sample.__dataclass_fields__, 0)
+    return Sample(**{**rest, "at_s": at_s, "rss_mb": rss_mb})  # type: ignore[arg-type]
+
+
+def test_a_slope_is_per_hour_and_after_the_warm_up() -> None:
+    grown = [sample(60.0 * i, 900.0 - 50 * i if i < 10 else 400.0 + i) for i in range(60)]
+    found = slope(grown, "rss_mb")
+    assert found["per_hour"] == pytest.approx(60.0)
+    assert found["interval"] == pytest.approx([60.0, 60.0], abs=0.01)
+    assert slope(grown[:2], "rss_mb")["per_hour"] is None
+    assert Plan(1, 1, 1, 1).seconds == 1
+
+
+def test_a_cost_is_that_of_the_pairs_with_its_interval() -> None:
+    same = cost([100, 80, 120], [105, 84, 126])
+    assert (same.percent, same.low, same.high) == (5.0, 5.0, 5.0)
+    apart = cost([100, 100, 100, 100], [104, 98, 103, 99])
+    assert apart.low < 0 < apart.percent < apart.high
