@@ -27,10 +27,9 @@ import psutil
 
 from k2.cli.demo.client import ExchangeClient, WorkerClient, free_port
 from k2.cli.demo.processes import Child
+from k2.cli.soak_proof import prove
 from k2.cli.up import worker_command
 from k2.errors import K2Error
-from k2.lake.catalog import open_catalog
-from k2.pipeline.gap_report import EVENTS_SQL, gaps_of
 from k2.settings import Settings, load_settings
 
 _START_S: Final = 120.0
@@ -276,46 +275,6 @@ class Soak:
         core = settings.core.model_copy(update={"data_dir": self._data})
         iceberg = settings.iceberg.model_copy(update={"catalog_uri": "", "warehouse": ""})
         return settings.model_copy(update={"core": core, "iceberg": iceberg})
-
-
-def prove(settings: Settings, played: dict[str, Any]) -> dict[str, int]:
-    """Trade ids the market played, against the lake: stored, disclosed as a gap, or neither.
-
-    Ids from the first one stored on: what was played before the session stood was never asked for.
-    """
-    catalog = open_catalog(settings)
-    scan = catalog.load_table("market_data.trades").scan(selected_fields=("symbol", "trade_id"))
-    stored: dict[str, list[int]] = {}
-    for batch in scan.to_arrow_batch_reader():
-        for symbol, ident in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            stored.setdefault(symbol, []).append(int(ident))
-    events = catalog.load_table("market_data.gaps").scan().to_arrow()
-    order = ("detected_at", "log_topic", "log_partition", "platform_sequence")
-    columns = EVENTS_SQL.removeprefix("select ").partition(" from")[0].split(", ")
-    rows = events.sort_by([(name, "ascending") for name in order] + [("event", "descending")])
-    gone: dict[str, set[int]] = {}
-    for gap in gaps_of(rows.select(columns).to_pylist()):
-        if gap.feed.data_type == "trades":
-            gone.setdefault(gap.feed.symbol, set()).update(
-                ident for first, last in gap.missing for ident in range(first, last + 1)
-            )
-    proof = {"played": 0, "stored": 0, "disclosed": 0, "undisclosed": 0, "doubled": 0}
-    for stream, tally in played.items():
-        symbol, _, channel = stream.partition("@")
-        ids = stored.get(symbol.upper(), [])
-        if channel != "trade" or not ids:
-            continue
-        wanted = set(range(min(ids), tally["last_id"] + 1))
-        missing = wanted - set(ids)
-        # The last ones may have been on their way when the market closed.
-        missing = {ident for ident in missing if ident < max(ids)}
-        disclosed = missing & gone.get(symbol.upper(), set())
-        proof["played"] += len(wanted)
-        proof["stored"] += len(ids)
-        proof["disclosed"] += len(disclosed)
-        proof["undisclosed"] += len(missing - disclosed)
-        proof["doubled"] += len(ids) - len(set(ids))
-    return proof
 
 
 def _bytes_below(directory: Path) -> int:

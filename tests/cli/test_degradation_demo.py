@@ -11,6 +11,7 @@ import pytest
 from k2.cli.bench.overhead import cost
 from k2.cli.demo.tide import Tide
 from k2.cli.soak import Plan, Sample, slope
+from k2.cli.soak_proof import overlap
 from k2.degradation.levels import Level
 from k2.exchange.feed import Playback
 from k2.testing.clock import ManualClock
@@ -81,3 +82,8 @@ def test_a_cost_is_that_of_the_pairs_with_its_interval() -> None:
     assert (same.percent, same.low, same.high) == (5.0, 5.0, 5.0)
     apart = cost([100, 100, 100, 100], [104, 98, 103, 99])
     assert apart.low < 0 < apart.percent < apart.high
+
+
+def test_ids_are_counted_by_range() -> None:
+    assert overlap((5, 10), [(1, 5), (8, 20)]) == 4
+    assert overlap((5, 10), []) == 0
