@@ -17,26 +17,59 @@ from k2.exchange.feed import Playback
 from k2.testing.clock import ManualClock
 
 
-@pytest.mark.heavy
-@pytest.mark.timeout(400)
-async def test_the_walk_reaches_every_level_and_loses_nothing() -> None:
+async def k2(*arguments: str) -> tuple[int | None, list[str], str]:
+    """A command of K2's: its status, the lines it printed, and what it said beside them."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "k2.cli", "demo", "degradation", "--quick", "--json"),
+        *(sys.executable, "-m", "k2.cli", *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     out, err = await process.communicate()
-    assert process.returncode == 0, f"{out.decode()}\n{err.decode()}"
-    result = json.loads(out)
+    return process.returncode, out.decode().splitlines(), err.decode()
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(400)
+async def test_the_walk_reaches_every_level_and_loses_nothing() -> None:
+    status, lines, told = await k2("demo", "degradation", "--quick", "--json")
+    assert status == 0, (lines, told)
+    result = json.loads(lines[-1])
     assert result["levels"] == [level.name for level in Level]
     assert result["nothing_lost"]
     assert set(result["shed"]) == {"1", "2", "3"}, "at CIRCUIT_BREAK every tier is put off"
     for kind in ("trades", "quotes"):
         assert result["counts"][kind]["sent"] == result["counts"][kind]["stored"] > 1_000
-    told = err.decode()
     assert "→ CIRCUIT_BREAK" in told
     assert "HTTP 503" in told
     assert "\x1b[" not in told, "no terminal, no escape codes"
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(400)
+async def test_three_times_the_sustainable_rate_is_stored_in_the_end() -> None:
+    options = ("--seconds", "10", "--measure-s", "4", "--json")
+    _, lines, told = await k2("bench", "overload", *options)
+    result = json.loads(lines[-1])
+    for count in result["counts"].values():
+        assert count["sent"] == count["stored"] > 0, told
+        assert [count[name] for name in ("missing", "doubled", "unknown")] == [0, 0, 0]
+    assert result["taken_per_s"] > 0
+    assert result["peak_rss_mb"] < 3_000
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(400)
+async def test_a_short_soak_tells_what_became_of_every_id() -> None:
+    options = ("--hours", "0.01", "--rate", "500", "--every", "2", "--fault-every", "3")
+    status, lines, told = await k2("soak", *options)
+    assert status == 0, (lines, told)
+    *samples, found = map(json.loads, lines)
+    assert found["samples"] == len(samples) >= 5
+    assert found["faults"] >= 3
+    assert found["sound"]
+    proof = found["proof"]
+    assert proof["stored"] + proof["disclosed"] == proof["played"] > 0
+    assert samples[-1]["duplicates"] > 0, "the exchange sent some twice"
 
 
 async def test_a_tide_is_as_fast_as_it_was_last_told() -> None:
