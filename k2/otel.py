@@ -20,6 +20,8 @@ from k2.setting_operations import Tracing
 
 #: Milliseconds a stop waits for spans to leave.
 _FLUSH_MS: Final = 2_000
+#: Seconds a batch of spans is tried for; a collector that is away must not hold up a stop.
+_EXPORT_S: Final = 2.0
 #: Characters of a W3C context's trace id, span id and flags.
 _LENGTHS: Final = [32, 16, 2]
 
@@ -41,7 +43,9 @@ class OtelSpans:
             # The worker stops in its own order.
             shutdown_on_exit=False,
         )
-        exporter = OTLPSpanExporter(endpoint=f"{settings.otlp_endpoint.rstrip('/')}/v1/traces")
+        exporter = OTLPSpanExporter(
+            endpoint=f"{settings.otlp_endpoint.rstrip('/')}/v1/traces", timeout=_EXPORT_S
+        )
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("k2", __version__)
 
