@@ -37,7 +37,10 @@ def step(place: str, breaker: Breaker, clock: ManualClock) -> BackfillStep:
     async def gaps() -> list[Gap]:
         return [gap(first) for first in range(0, 100, 10)]
 
-    return BackfillStep(lambda: running, gaps, clock, lambda _: breaker)
+    async def time_below(*_: object) -> int:
+        return 0
+
+    return BackfillStep(lambda: running, gaps, clock, time_below, lambda _: breaker)
 
 
 async def test_a_history_that_fails_again_and_again_is_left_alone() -> None:
