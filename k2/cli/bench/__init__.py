@@ -11,7 +11,6 @@ from k2.cli.bench.feeds import feeds
 from k2.cli.bench.flow import pipeline, sink
 from k2.cli.bench.freshness import freshness
 from k2.cli.bench.lake import lake
-from k2.cli.bench.overhead import overhead
 from k2.cli.bench.query import query
 from k2.cli.bench.scale import scale
 from k2.cli.bench.start import start
@@ -32,6 +31,6 @@ def bench() -> None:
 
 for _command in (
     *(transport, codec, sink, pipeline, scale, freshness, start, lake, commits, compression),
-    *(feeds, query, overhead),
+    *(feeds, query),
 ):
     bench.add_command(_command)
