@@ -14,6 +14,7 @@ import platform
 import random
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -121,13 +122,16 @@ def _kafka() -> Iterator[str]:
 def _measure(name: str, servers: str, topic: str, records: int) -> float:
     wanted = records // _PLAIN_SHARE if name == "plain_faust" else records
     command = [sys.executable, "-m", "k2.cli.bench.transport_worker"]
-    done = subprocess.run(  # noqa: S603 - our own interpreter
-        [*command, name, servers, topic, str(wanted)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=_TIMEOUT_S,
-    )
+    # Faust makes its data directory where it is started.
+    with tempfile.TemporaryDirectory(prefix="k2-bench-") as directory:
+        done = subprocess.run(  # noqa: S603 - our own interpreter
+            [*command, name, servers, topic, str(wanted)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_TIMEOUT_S,
+            cwd=directory,
+        )
     if done.returncode:
         raise LogError(f"the reader {name} failed: {done.stderr.strip()[-2000:]}")
     return float(done.stdout.strip().splitlines()[-1])
