@@ -9,7 +9,7 @@ holds for all and outlives the owner.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import structlog
 
@@ -29,6 +29,7 @@ KEY = "level"
 OVERRIDE_KEY = "override"
 HISTORY_KEY = "history"
 _HISTORY = 100
+_NEWER = 2**63
 
 
 class ControlStep:
@@ -59,12 +60,27 @@ class ControlStep:
         # Being exempt is this worker's own: its reports say so, the others' still count.
         self._controller = Controller(settings.model_copy(update={"exempt": False}), clock)
         self._reports: dict[str, tuple[float, Inputs]] = {}
+        #: What this worker wrote last, as the owner.
+        self._written: dict[str, Any] | None = None
+        self._history: list[dict[str, Any]] = []
 
     @property
     def level(self) -> Level:
         """The level in the global table: the same on every worker."""
-        entry = self._table.get(KEY)
+        entry = self._entry()
         return Level(entry["level"]) if entry else Level.NORMAL
+
+    def _entry(self) -> Mapping[str, Any] | None:
+        """The newest entry of the level.
+
+        The owner's table takes what the owner wrote once more, from its changelog, a while later:
+        of two quick changes the first would come back for a moment.
+        """
+        entry, written = self._table.get(KEY), self._written
+        # One without a number is an older version's, which writes no other.
+        if written is None or (entry and entry.get("number", _NEWER) >= written["number"]):
+            return cast("Mapping[str, Any] | None", entry)
+        return written
 
     @property
     def override(self) -> Override | None:
@@ -75,7 +91,8 @@ class ControlStep:
 
     def history(self) -> list[dict[str, Any]]:
         """The last changes of level, oldest first."""
-        return list(self._table.get(HISTORY_KEY) or ())
+        stored = list(self._table.get(HISTORY_KEY) or ())
+        return self._history if self._entry() is self._written is not None else stored
 
     async def set_override(self, override: Override | None) -> None:
         """Ask the owner of the control partition to hold a level, or (None) to let it go."""
@@ -85,7 +102,7 @@ class ControlStep:
 
     def facts(self) -> dict[str, Any]:
         """Reason and age of the level, and this worker's own inputs."""
-        entry = self._table.get(KEY) or {}
+        entry = self._entry() or {}
         override = self.override
         return {
             "reason": entry.get("reason", ""),
@@ -168,12 +185,16 @@ class ControlStep:
             "memory": round(transition.inputs.memory, 4),
             "at_us": transition.at_us,
         }
-        self._table[KEY] = {
+        history = [*self.history(), event][-_HISTORY:]
+        number = (self._entry() or {}).get("number", 0) + 1
+        entry = {
             "level": int(transition.after),
             "reason": transition.reason,
             "since_us": transition.at_us,
+            "number": number,
         }
-        self._table[HISTORY_KEY] = [*self.history(), event][-_HISTORY:]
+        self._table[KEY], self._table[HISTORY_KEY] = entry, history
+        self._written, self._history = entry, history
         metrics.DEGRADATION_TRANSITIONS.labels(transition.before.name, transition.after.name).inc()
         log.warning("degradation_level", **event)
         return event

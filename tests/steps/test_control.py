@@ -75,6 +75,29 @@ def test_the_lags_of_all_workers_add_up(owner: Worker) -> None:
     assert owner.step.facts()["since_us"] == owner.clock.now_us()
 
 
+async def test_what_the_owner_wrote_before_does_not_come_back(owner: Worker) -> None:
+    """Its table takes its own writes once more from the changelog, a while later."""
+    owner.report("w1", lag=150)
+    first = dict(owner.table)
+    await owner.clock.advance(60)
+    owner.report("w1", lag=5_500)
+    owner.table.update(first)
+    assert owner.step.level is Level.CIRCUIT_BREAK
+    assert [change["after"] for change in owner.step.history()] == ["SOFT", "CIRCUIT_BREAK"]
+    other = Worker(owner.clock, {**first, KEY: {**first[KEY], "number": 2}}, "w2")
+    await owner.clock.advance(60)
+    other.report("w2", lag=0)
+    owner.table.update(other.table)
+    assert owner.step.level is other.step.level
+    assert owner.step.level is not Level.CIRCUIT_BREAK
+
+
+def test_an_owner_of_an_older_version_is_believed(owner: Worker) -> None:
+    owner.report("w1", lag=5_500)
+    owner.table[KEY] = {"level": int(Level.SOFT), "reason": "", "since_us": 1}
+    assert owner.step.level is Level.SOFT
+
+
 def test_a_new_report_of_a_worker_replaces_its_last(owner: Worker) -> None:
     owner.report("w1", lag=60)
     assert owner.report("w1", lag=60) is Level.NORMAL
