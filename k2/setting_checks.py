@@ -9,7 +9,8 @@ from pydantic import SecretStr
 from k2.errors import ConfigError
 
 if TYPE_CHECKING:
-    from k2.settings import Iceberg, Kafka
+    from k2.setting_lake import Iceberg
+    from k2.settings import Kafka
 
 
 def check_services(kafka: Kafka, iceberg: Iceberg) -> None:

@@ -18,7 +18,7 @@ from k2.clock import Clock
 from k2.errors import LakeError
 from k2.lake.commit import UNKNOWN
 from k2.maintenance.keeper import Keeper
-from k2.settings import Maintain
+from k2.setting_lake import Maintain
 
 log = structlog.get_logger(__name__)
 

@@ -10,7 +10,7 @@ from k2.lake.tables import TRADES
 from k2.lake.writer import LakeWriter
 from k2.maintenance.keeper import Keeper, KeeperOptions
 from k2.maintenance.plan import CompactionPolicy
-from k2.settings import Maintain
+from k2.setting_lake import Maintain
 from k2.steps.maintain import MaintainStep
 from k2.testing.catalog import FaultyCatalog
 from tests.lake.conftest import catalog, lake_settings

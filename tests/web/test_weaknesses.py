@@ -25,7 +25,7 @@ from k2.lake.vector import Vector
 from k2.query.lake_table import PinnedTable
 from k2.query.sql import VIEWS
 from k2.query.tail import Tail
-from k2.settings import Maintain
+from k2.setting_lake import Maintain
 from k2.web.api import build_api
 from k2.web.context import CONTEXT, Check
 from k2.web.endpoints import ENDPOINTS
