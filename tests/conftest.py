@@ -5,8 +5,13 @@ from typing import Any
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.services.kafka", "tests.services.stack"]
+
+# A machine with other work makes examples slowly; that says nothing of the code.
+settings.register_profile("k2", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("k2")
 
 _configure = structlog.configure
 
