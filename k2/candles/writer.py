@@ -74,7 +74,7 @@ class CandleWriter:
         base: Mapping[Place, Position | None],
         positions: Mapping[Place, Position],
     ) -> CommitResult:
-        known, basis = self._states.of(fresh, partitions)
+        known, basis = self._writer.outlast(lambda: self._states.of(fresh, partitions))
         versions = corrected(known, fresh)
         result = self._writer.commit(
             lake_rows(versions, self._clock.now_us()), base, positions, basis=basis

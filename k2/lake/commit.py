@@ -160,6 +160,24 @@ class CommitLoop:
         """The table now. Raises `LakeError` when the catalog does not answer in time."""
         return self._persist(self._load, self._clock.monotonic_s() + self._retry_s)
 
+    def outlast(self, look: Callable[[], T]) -> T:
+        """What `look` finds in the lake, asked again for as long as a commit would be.
+
+        Raises its last `LakeError`, whose outcome is "absent": nothing was written.
+        """
+        deadline_s, tries = self._clock.monotonic_s() + self._retry_s, 0
+        while True:
+            try:
+                return look()
+            except LakeError as exc:
+                tries += 1
+                if self._over(deadline_s):
+                    exc.details["outcome"] = "absent"
+                    raise
+                error = exc.message[:200]
+                log.warning("lake_retry", table=str(self.table), tries=tries, error=error)
+                self._wait(_pause_s(tries))
+
     def run(self, change: Change) -> Landed:
         """Put `change` on top of main.
 

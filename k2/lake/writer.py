@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import pyarrow as pa
 from pyiceberg.catalog import Catalog
@@ -27,6 +28,8 @@ from k2.lake.history import Retention, only_grew, vector_at
 from k2.lake.snapshot import counts_of
 from k2.lake.tables import TableDef, verify
 from k2.lake.vector import Place, Position, Vector
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +226,10 @@ class LakeWriter:
                 sum(file.file_size_in_bytes for file in change.files),
                 landed.attempts,
             )
+
+    def outlast(self, look: Callable[[], T]) -> T:
+        """See `CommitLoop.outlast`."""
+        return self._loop.outlast(look)
 
     def give_up(self) -> None:
         """Try nothing again; what is under way may still land."""

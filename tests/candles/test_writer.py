@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pytest
@@ -12,7 +15,10 @@ from pyiceberg.catalog import Catalog
 from k2.candles.fold import KEYS
 from k2.candles.rebuild import compare, pair, write
 from k2.candles.versions import lake_rows
+from k2.candles.writer import CandleWriter
+from k2.clock import SYSTEM_CLOCK
 from k2.errors import LakeError, StaleBasisError, StaleWriterError
+from k2.lake.reader import LakeReader
 from k2.lake.tables import CANDLES, TRADES
 from k2.lake.writer import LakeWriter
 from k2.maintenance.keeper import Keeper, KeeperOptions
@@ -195,3 +201,40 @@ def test_candles_ahead_of_the_trades_are_not_compared(lake: CandleLake) -> None:
     with pytest.raises(LakeError, match="do not meet"):
         pair(lake.reader, waits.append, 3)
     assert len(waits) == 2
+
+
+def data_of_candles(lake: CandleLake) -> Path:
+    """The directory of the table's data files."""
+    files = lake.reader.files(lake.reader.current(CANDLES))
+    path = Path(urlsplit(files[0].path).path)
+    return next(above for above in path.parents if above.name == "data")
+
+
+def test_candles_that_cannot_be_read_are_waited_for(lake: CandleLake) -> None:
+    """A store that is away stops no worker before a commit's own time is over."""
+    lake.add(trades(0, 8))
+    here = data_of_candles(lake)
+    away = here.rename(here.with_name("away"))
+    waited = []
+
+    def come_back(seconds: float) -> None:
+        waited.append(seconds)
+        away.rename(here)
+
+    inner = LakeWriter(lake.catalog, CANDLES, wait=come_back)
+    again = CandleWriter(inner, LakeReader(lake.catalog), SYSTEM_CLOCK, lake.exclude)
+    lake.add(trades(8, 8), (lake.trades, again))
+    again.close()
+    assert len(waited) == 1
+    assert shown(lake) == lake.expected()
+
+
+def test_candles_that_stay_away_are_an_error_with_nothing_written(lake: CandleLake) -> None:
+    lake.add(trades(0, 8))
+    shutil.rmtree(data_of_candles(lake))
+    inner = LakeWriter(lake.catalog, CANDLES, retry_s=0.0)
+    again = CandleWriter(inner, LakeReader(lake.catalog), SYSTEM_CLOCK, lake.exclude)
+    with pytest.raises(LakeError) as raised:
+        lake.add(trades(8, 8), (again,))
+    again.close()
+    assert raised.value.details["outcome"] == "absent"
