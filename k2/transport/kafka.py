@@ -164,6 +164,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         )
         return Fetched(found, owner.seek_counts)
 
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        assigned = self.assignment()
+        if not any(tp in assigned for tp in offsets):
+            # All of them left in a rebalance. Faust drops those that did and ends the worker over
+            # what remains, an empty commit; what is not committed is delivered again.
+            return False
+        return await super()._commit(offsets)  # type: ignore[no-any-return]
+
     async def committed(self, tps: Collection[TP]) -> dict[TP, int | None]:
         """Committed offsets; None where there is none."""
         return await self.call_thread(self._committed, tps)  # type: ignore[no-any-return]
