@@ -157,6 +157,7 @@ class Cluster:
                 bootstrap_servers=self.services.environment["K2_KAFKA_BOOTSTRAP_SERVERS"]
             )
             self.log = KafkaLog(kafka)
+            self._stack.push_async_callback(self.log.close)
         await self._start_exchange()
         for worker in self.workers:
             await self.start_worker(worker, wait=False)
