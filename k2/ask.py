@@ -11,7 +11,6 @@ from k2.errors import ConfigError
 from k2.settings import Api
 
 _TIMEOUT_S: Final = 10.0
-_UNREADY: Final = 503
 
 
 class NoWorker(ConfigError):

@@ -13,7 +13,7 @@ from k2.errors import ConfigError
 from k2.lake.catalog import open_catalog
 from k2.lakehouse import retention_of
 from k2.log import configure_structlog
-from k2.maintenance.correct import SIDES, Corrected, Correction, Corrector, with_value
+from k2.maintenance.correct import SIDES, Corrected, Correction, Corrector
 from k2.settings import load_settings
 
 _COLUMNS = ("message_id", "action", "price", "quantity", "side")
@@ -62,7 +62,7 @@ def replace(
     as_json: bool,
 ) -> None:
     """Give a trade its right price, quantity or side."""
-    one = _with_values(Correction(message_id), {"price": price, "quantity": quantity, "side": side})
+    one = _replaced(message_id, price=price, quantity=quantity, side=side)
     if not one.values:
         raise click.UsageError("give --price, --quantity or --side; `k2 correct cancel` removes it")
     _run([one], reason, dry_run, as_json)
@@ -87,8 +87,7 @@ def _read(file: Path) -> list[Correction]:
 
 
 def _one(file: Path, number: int, row: dict[str, str]) -> Correction:
-    values = {name: row[name] or None for name in _COLUMNS[2:]}
-    one = _with_values(Correction(row["message_id"]), values)
+    one = _replaced(row["message_id"], **{name: row[name] or None for name in _COLUMNS[2:]})
     if row["action"] not in ("cancel", "replace") or one.action != row["action"]:
         raise ConfigError(
             f"{file}, line {number}: action {row['action']!r} with "
@@ -97,10 +96,8 @@ def _one(file: Path, number: int, row: dict[str, str]) -> Correction:
     return one
 
 
-def _with_values(one: Correction, values: dict[str, str | None]) -> Correction:
-    for name, text in values.items():
-        one = with_value(one, name, text)
-    return one
+def _replaced(message_id: str, **values: str | None) -> Correction:
+    return Correction(message_id, {n: text for n, text in values.items() if text is not None})
 
 
 def _run(asked: Sequence[Correction], reason: str, dry_run: bool, as_json: bool) -> None:

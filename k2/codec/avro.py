@@ -9,7 +9,6 @@ pyruhvro holds no GIL while it works, so a thread per partition batch scales.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -102,11 +101,6 @@ class Codec:
             for head in heads
             if head != own
         )
-
-    async def decode_async(self, values: Sequence[bytes | None]) -> Decoded:
-        """`decode` for the event loop: what may block runs in a thread."""
-        fast = self.decode_fast(values)
-        return await asyncio.to_thread(self._decode_apart, values) if fast is None else fast
 
     def encode(self, batch: pa.RecordBatch) -> list[bytes]:
         """Wire values of the rows. Raises `SchemaError` naming the column that does not fit."""

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
@@ -42,7 +42,6 @@ SIDES: Final = ("BUY", "SELL", "SELL_SHORT", "UNKNOWN")
 MOST: Final = 10_000
 _SPACE: Final = uuid.UUID("6f1d1c55-5f0d-4c0e-9b3c-0d6f6b1d7a11")
 _TRIES: Final = 5
-_DECIMAL: Final = pa.decimal128(28, 10)
 _VALUES: Final = ("price", "quantity", "side")
 
 
@@ -416,8 +415,3 @@ def _notes(rows: pa.Table, asked: Sequence[Correction], reason: str, now_us: int
 
 def _new(value: Any, name: str) -> Any:
     return value if name == "side" else Decimal(value)
-
-
-def with_value(one: Correction, name: str, text: str | None) -> Correction:
-    """`one` with a new value as well; the same when there is none."""
-    return one if text is None else replace(one, values={**one.values, name: text})

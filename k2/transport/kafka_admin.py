@@ -39,8 +39,6 @@ _REFUSALS = 3
 _LISTEN_S = 0.2
 #: Seconds between two tries.
 _SETTLE_S = 0.05
-#: Seconds between two looks at librdkafka's own words.
-_HEAR_S = 1.0
 #: Seconds an answer may come after librdkafka itself should have given up.
 _GRACE_S = 5.0
 
@@ -152,15 +150,6 @@ class KafkaAdmin:
     def _note(self, error: Any) -> None:
         if error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL):
             self._refusals.append(error.str())
-
-    async def _hear(self, arrived: asyncio.Future[None]) -> None:
-        """Wait for an answer, passing on what librdkafka says meanwhile: why it can't connect."""
-        client = self._client
-        while not arrived.done():
-            await asyncio.wait({arrived}, timeout=_HEAR_S)
-            if not arrived.done():
-                client.poll(0)
-        arrived.result()
 
     def _unanswered(self, why: str) -> LogError:
         return LogError(

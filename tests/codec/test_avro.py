@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -325,21 +324,6 @@ def test_a_registry_that_is_down_makes_no_record_bad() -> None:
     codec = Codec(Down(), schema_text("trades"), 5)
     with pytest.raises(RegistryUnavailableError):
         codec.decode([header(6) + b"x"])
-
-
-async def test_what_may_block_runs_in_a_thread() -> None:
-    class Noting(NoRegistry):
-        thread: int | None = None
-
-        def schema(self, schema_id: int) -> str:
-            self.thread = threading.get_ident()
-            return super().schema(schema_id)
-
-    registry = Noting()
-    codec = Codec(registry, schema_text("trades"), 5)
-    decoded = await codec.decode_async([header(6) + b"x"])
-    assert [entry.reason for entry in decoded.bad] == [DecodeReason.UNKNOWN_SCHEMA]
-    assert registry.thread not in (None, threading.get_ident())
 
 
 def test_a_panic_in_the_decoder_is_a_refusal_and_other_exits_are_not(

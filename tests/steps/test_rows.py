@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
+from k2.codec.avro import Codec
+from k2.codec.schemas import schema_text
+from k2.codec.wire import DecodeReason, header
 from k2.codecs import Codecs
-from k2.errors import DecodeError
+from k2.errors import DecodeError, SchemaNotFoundError
 from k2.pipeline.cover import CoverReader
 from k2.pipeline.groups import Cut, Records, in_groups
+from k2.steps.rows import RowReader
 from k2.testing.log import MemoryLog
 from tests.steps.parts import EPOCH, OTHER_EPOCH, TRADES, trade_rows
 
@@ -93,3 +99,24 @@ async def test_a_record_that_does_not_decode_is_named(log: MemoryLog, codecs: Co
     batch.values[1] = b"?"
     with pytest.raises(DecodeError, match=r"validated\[0\]: the record of log offset 6"):
         codecs.reader(TRADES.validated).read(batch, CoverReader(TRADES.validated, 0))
+
+
+async def test_what_may_ask_the_registry_runs_in_a_thread(log: MemoryLog, codecs: Codecs) -> None:
+    class Noting:
+        thread: int | None = None
+
+        def register(self, subject: str, schema: str) -> int:
+            return 5
+
+        def schema(self, schema_id: int) -> str:
+            self.thread = threading.get_ident()
+            raise SchemaNotFoundError("no such schema")
+
+    registry = Noting()
+    reader = RowReader("trades", Codec(registry, schema_text("trades"), 5))  # type: ignore[arg-type]
+    await write(log, codecs, [0], 0, 0)
+    batch = log.batch(TRADES.validated, 0)
+    batch.values[0] = header(6) + b"x"
+    with pytest.raises(DecodeError, match=DecodeReason.UNKNOWN_SCHEMA):
+        await reader.read_async(batch, CoverReader(TRADES.validated, 0))
+    assert registry.thread not in (None, threading.get_ident())
