@@ -16,6 +16,7 @@ from k2.codec.http_registry import HttpRegistry
 from k2.codec.registry import FileRegistry, SchemaRegistry
 from k2.codec.schemas import kind_of, schema_text, subject_of
 from k2.settings import Settings
+from k2.steps.row_cache import RowCache
 from k2.steps.rows import CandleRows, RowReader
 from k2.topics import MarketTopic
 
@@ -41,6 +42,7 @@ class Codecs:
     by_subject: dict[str, Codec]
     #: Of subjects whose newest schema has fields beyond K2's: what the sink reads with.
     grown: dict[str, Codec] = field(default_factory=dict)
+    rows: RowCache = field(default_factory=RowCache)
 
     @classmethod
     def open(cls, registry: SchemaRegistry, topics: Sequence[MarketTopic]) -> Self:
@@ -73,8 +75,8 @@ class Codecs:
         codec = self.of(topic)
         if added:
             codec = self.grown.get(subject_of(topic), codec)
-        return RowReader(kind_of(topic), codec, added)
+        return RowReader(kind_of(topic), codec, self.rows, added)
 
     def candle_reader(self, topic: str) -> CandleRows:
         """Turns batches of a topic of trades into what candles are folded from."""
-        return CandleRows(kind_of(topic), self.of(topic))
+        return CandleRows(kind_of(topic), self.of(topic), self.rows)

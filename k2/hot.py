@@ -26,7 +26,6 @@ from k2.query.engine import QueryEngine, Source
 from k2.query.feed import TailFeed
 from k2.query.tail import Tail
 from k2.settings import Settings
-from k2.steps.rows import RowReader
 
 log = structlog.get_logger(__name__)
 
@@ -100,7 +99,7 @@ class HotSide:
         return TailFeed(
             reader,
             self.tails[name],
-            RowReader(name, self._codecs.of(topic.log)),
+            self._codecs.reader(topic.log),
             self._clock,
             committed=lambda: self.engine.committed(name),
             max_minutes=query.tail_minutes,

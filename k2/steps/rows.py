@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from k2.candles.fold import TRADE_COLUMNS
@@ -16,18 +15,13 @@ from k2.codec.avro import Codec
 from k2.errors import DecodeError
 from k2.pipeline.cover import CoverReader, Group
 from k2.records import to_lake
+from k2.steps.row_cache import RowCache
 from k2.topics import parse
 from k2.transport.batch import LogBatch
 
 #: Above it Arrow and the codec, which hold no interpreter lock, are worth a thread: meanwhile the
 #: loop unpacks what comes next.
 _INLINE_ROWS = 500
-#: In a batch's cache: the rows decoded so far, and the lock around decoding.
-_ROWS: Final = "k2-rows"
-_LOCK: Final = "k2-rows-lock"
-
-#: Epoch, first and last value of what was decoded, and how many columns were added.
-_Decoded = tuple[str, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +40,16 @@ class RowPart:
 class RowReader:
     """Turns batches of one kind (`trades`, `quotes`, `gaps`) into rows of its table.
 
-    `added`: columns the table has beyond K2's.
+    `cache`: shared with whoever else reads the same records. `added`: columns the table has beyond
+    K2's.
     """
 
-    def __init__(self, kind: str, codec: Codec, added: Sequence[pa.Field] = ()) -> None:
+    def __init__(
+        self, kind: str, codec: Codec, cache: RowCache, added: Sequence[pa.Field] = ()
+    ) -> None:
         self._kind = kind
         self._codec = codec
+        self._cache = cache
         self._added = added
 
     def read(self, batch: LogBatch, cover: CoverReader) -> list[RowPart]:
@@ -65,20 +63,19 @@ class RowReader:
         return self.read(batch, cover)
 
     def _part(self, batch: LogBatch, groups: list[Group]) -> RowPart:
-        # Sink and candles read the same batch: whoever comes first decodes it for both.
-        with batch.cache.setdefault(_LOCK, threading.Lock()):
-            known: dict[_Decoded, pa.RecordBatch] = batch.cache.setdefault(_ROWS, {})
-            key = (groups[0].epoch, groups[0].start, groups[-1].stop, len(self._added))
-            rows = known.get(key)
-            if rows is None:
-                rows = known[key] = self._decoded(batch, groups)
-        return RowPart(groups[0].epoch, rows, groups[-1].next_offset, groups[-1].last)
+        first, last = groups[0], groups[-1]
+        sequences = np.concatenate([group.sequences for group in groups])
+        # Epoch and offsets name the records, wherever and in whatever pieces they are read.
+        key = (batch.topic, batch.partition, first.epoch, sequences.tobytes(), len(self._added))
+        rows = self._cache.rows(key, lambda: self._decoded(batch, groups, sequences))
+        return RowPart(first.epoch, rows, last.next_offset, last.last)
 
-    def _decoded(self, batch: LogBatch, groups: list[Group]) -> pa.RecordBatch:
+    def _decoded(
+        self, batch: LogBatch, groups: list[Group], sequences: npt.NDArray[np.int64]
+    ) -> pa.RecordBatch:
         values: list[bytes | None] = []
         for group in groups:
             values += batch.values[group.start : group.stop]
-        sequences = np.concatenate([group.sequences for group in groups])
         decoded = self._codec.decode(values)
         if decoded.bad:
             first = decoded.bad[0]

@@ -26,7 +26,7 @@ class LogBatch:
     - `first_offset`, `last_offset`: the range of offsets this batch accounts for, inclusive, holes
       and control records before or inside it included. `last_offset` is the offset Faust sees.
     - `highwater`: the partition's end offset as known at fetch time.
-    - `cache`: what readers of the same batch share (decoded columns), filled lazily.
+    - `cache`: what readers of the same batch share (covers), filled lazily.
     """
 
     topic: str

@@ -19,6 +19,7 @@ from k2.pipeline.cover import COVER_HEADER, Cover
 from k2.query.feed import TailFeed
 from k2.query.tail import Tail
 from k2.records import build
+from k2.steps.row_cache import RowCache
 from k2.steps.rows import RowReader
 from k2.topics import BINANCE_TRADES
 from k2.transport.batch import LogBatch
@@ -114,7 +115,7 @@ async def fed(codec, batches, *, vector=None, earliest: int = 0, epoch: str = EP
     feed = TailFeed(
         reader,
         tail,
-        RowReader("trades", codec),
+        RowReader("trades", codec, RowCache()),
         StoppedClock(),
         committed=Vector.empty,
         max_minutes=15,

@@ -51,16 +51,16 @@ async def test_a_refused_frame_is_kept_as_received_and_has_no_place(
 @given(sizes=st.lists(st.integers(0, 3_000), min_size=1, max_size=20))
 @settings(deadline=None)
 async def test_any_amount_of_refused_frames_makes_batches_within_the_limit(
-    codecs: Codecs, sizes: list[int]
+    registered: Codecs, sizes: list[int]
 ) -> None:
     log, limit = MemoryLog(), 2_000
     refused = [
         Refused("bad_json", b"%d|" % i + b"x" * size, "d" * size, NOW_US)
         for i, size in enumerate(sizes)
     ]
-    await asyncio.gather(*letters(codecs, log, limit).frames(refused))
+    await asyncio.gather(*letters(registered, log, limit).frames(refused))
     assert all(sum(map(len, batch.values)) <= 2 * limit for batch in log.sent)
-    rows = dead_letters(codecs, log.values(TRADES.dlq))
+    rows = dead_letters(registered, log.values(TRADES.dlq))
     for entry, row in zip(refused, rows, strict=True):
         assert row["value"] == entry.raw[:limit]
         cut = len(entry.raw) > limit

@@ -14,6 +14,7 @@ from k2.codecs import Codecs
 from k2.errors import DecodeError, SchemaNotFoundError
 from k2.pipeline.cover import CoverReader
 from k2.pipeline.groups import Cut, Records, in_groups
+from k2.steps.row_cache import RowCache
 from k2.steps.rows import RowReader
 from k2.testing.log import MemoryLog
 from tests.steps.parts import EPOCH, OTHER_EPOCH, TRADES, trade_rows
@@ -93,6 +94,23 @@ async def test_each_incarnation_of_a_log_is_a_part_of_its_own(
     )
 
 
+async def test_who_reads_the_same_records_later_in_other_pieces_gets_the_same_rows(
+    log: MemoryLog, codecs: Codecs
+) -> None:
+    await write(log, codecs, [0, 1, 2], 0, 2)
+    (first,) = codecs.reader(TRADES.validated).read(
+        log.batch(TRADES.validated), CoverReader(TRADES.validated, 0)
+    )
+    (again,) = codecs.reader(TRADES.validated).read(
+        log.batch(TRADES.validated), CoverReader(TRADES.validated, 0)
+    )
+    assert again.rows is first.rows
+    (rest,) = codecs.reader(TRADES.validated).read(
+        log.batch(TRADES.validated), CoverReader(TRADES.validated, 0, {EPOCH: 0})
+    )
+    assert rest.rows["platform_sequence"].to_pylist() == [1, 2]
+
+
 async def test_a_record_that_does_not_decode_is_named(log: MemoryLog, codecs: Codecs) -> None:
     await write(log, codecs, [5, 6], 5, 6)
     batch = log.batch(TRADES.validated)
@@ -113,7 +131,8 @@ async def test_what_may_ask_the_registry_runs_in_a_thread(log: MemoryLog, codecs
             raise SchemaNotFoundError("no such schema")
 
     registry = Noting()
-    reader = RowReader("trades", Codec(registry, schema_text("trades"), 5))  # type: ignore[arg-type]
+    codec = Codec(registry, schema_text("trades"), 5)  # type: ignore[arg-type]
+    reader = RowReader("trades", codec, RowCache())
     await write(log, codecs, [0], 0, 0)
     batch = log.batch(TRADES.validated, 0)
     batch.values[0] = header(6) + b"x"
