@@ -10,22 +10,15 @@ log the price decides, so that there is only one answer.
 from __future__ import annotations
 
 import decimal
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-#: Timeframe -> microseconds. All divide a day, so windows begin at whole ones UTC.
-FRAMES_US: Final[Mapping[str, int]] = {
-    "1m": 60_000_000,
-    "5m": 300_000_000,
-    "15m": 900_000_000,
-    "30m": 1_800_000_000,
-    "1h": 3_600_000_000,
-    "1d": 86_400_000_000,
-}
+from k2.timeframes import FRAMES_US
+
 #: What trades are folded into first; every other timeframe is a multiple of it.
 BASE: Final = "1m"
 

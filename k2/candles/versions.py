@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from k2.candles.fold import FRAMES_US, KEYS, STATE, merge, vwaps
+from k2.candles.fold import KEYS, STATE, merge, vwaps
 from k2.lake.tables import CANDLES
+from k2.timeframes import FRAMES_US
 
 #: States as the lake has them: each with its version.
 VERSIONED: Final = STATE.append(pa.field("version", pa.int64(), nullable=False))

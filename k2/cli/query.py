@@ -14,15 +14,13 @@ import click
 from k2.ask import worker_url
 from k2.cli.render import FORMATS, render
 from k2.client import K2Client, Rows
-from k2.client.client import Timeframe
 from k2.errors import ConfigError
 from k2.log import configure
 from k2.settings import Settings, load_settings
+from k2.timeframes import FRAMES_US, Timeframe
 
 Command = Callable[..., None]
 Question = Callable[..., Awaitable[Rows]]
-
-_TIMEFRAMES = ("1m", "5m", "15m", "30m", "1h", "1d")
 
 
 @click.group()
@@ -121,7 +119,9 @@ async def quotes(client: K2Client, symbols: str | None, fields: str | None, **gi
 @_asks(
     "ohlcv",
     _SYMBOL,
-    click.option("--timeframe", type=click.Choice(_TIMEFRAMES), default="1m", show_default=True),
+    click.option(
+        "--timeframe", type=click.Choice(list(FRAMES_US)), default="1m", show_default=True
+    ),
     _EXCHANGE,
     *_PERIOD,
     _limit(60),

@@ -22,11 +22,11 @@ import pyarrow as pa
 
 from k2.client.http import Http, Time
 from k2.client.rows import Rows
+from k2.timeframes import Timeframe
 
 Symbols = str | Iterable[str] | None
 Order = Literal["asc", "desc"]
 Table = Literal["trades", "quotes"]
-Timeframe = Literal["1m", "5m", "15m", "30m", "1h", "1d"]
 
 #: Rows of one request; the rest follows by cursor.
 _PAGE: Final = 10_000

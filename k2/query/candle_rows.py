@@ -16,13 +16,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from k2.candles.fold import BASE, FRAMES_US, TRADE_COLUMNS, in_frame, of_trades, vwaps
+from k2.candles.fold import BASE, TRADE_COLUMNS, in_frame, of_trades, vwaps
 from k2.errors import QueryTimeout
 from k2.query.candles import CANDLES, Intervals
 from k2.query.cold import Bounds, ColdSnapshot
 from k2.query.execute import run_checked
 from k2.query.seam import Pin
 from k2.query.views import create_view
+from k2.timeframes import FRAMES_US
 
 _TIME: Final = pa.timestamp("us", "UTC")
 _VWAP: Final = pa.decimal128(38, 8)

@@ -12,7 +12,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from k2.candles.fold import FRAMES_US, STATE, in_frame, merge, of_trades
+from k2.candles.fold import STATE, in_frame, merge, of_trades
 from k2.candles.versions import of_windows, shown
 from k2.query.candles import STATES, Intervals
 from k2.query.cold import Bounds
@@ -21,6 +21,7 @@ from k2.query.execute import run_checked
 from k2.query.stream import Follower
 from k2.query.tail import TailView
 from k2.query.views import create_view
+from k2.timeframes import FRAMES_US
 
 #: Rows of one piece of news; they are folded, so there may be many.
 _MOST_TRADES: Final = 500_000

@@ -8,15 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-INTERVAL_US: Final = {
-    "1m": 60_000_000,
-    "5m": 300_000_000,
-    "15m": 900_000_000,
-    "30m": 1_800_000_000,
-    "1h": 3_600_000_000,
-    "1d": 86_400_000_000,
-}
-
 #: Trades of the question. All intervals divide a day, so buckets begin at whole ones UTC.
 _TRADES: Final = """
 WITH asked AS (

@@ -10,6 +10,7 @@ from k2.degradation.levels import Level
 from k2.degradation.override import MAX_MINUTES
 from k2.errors import InvalidParameter
 from k2.query.lake_table import AsOf
+from k2.timeframes import Timeframe
 from k2.web.types import (
     Columns,
     Exact,
@@ -25,7 +26,6 @@ from k2.web.types import (
 Table = Literal["trades", "quotes"]
 FormatName = Literal["json", "csv", "parquet", "arrow"]
 Order = Literal["desc", "asc"]
-Timeframe = Literal["1m", "5m", "15m", "30m", "1h", "1d"]
 MAX_LIMIT = 10_000
 MAX_QUERY_LIMIT = 100_000
 

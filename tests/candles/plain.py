@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from k2.candles.fold import FRAMES_US
+from k2.timeframes import FRAMES_US
 
 
 def candles(trades: pa.Table, exclude: Iterable[str] = ()) -> dict[tuple[Any, ...], dict[str, Any]]:

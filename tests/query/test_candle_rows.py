@@ -10,7 +10,8 @@ import pytest
 
 from k2.query import cold_rows
 from k2.query.candle_rows import CandleRows
-from k2.query.candles import CANDLES, INTERVAL_US, Intervals
+from k2.query.candles import CANDLES, Intervals
+from k2.timeframes import FRAMES_US
 from tests.query.conftest import Platform
 from tests.query.rows import T0_US, place, rows
 
@@ -47,7 +48,7 @@ async def test_they_equal_the_sql(
         for symbols in ({"AUSDT"}, {"AUSDT", "BUSDT"}, {"NOPE"}):
             for exchange, exclude in ((None, None), ("KRAKEN", None), (None, frozenset("39"))):
                 asked = Intervals(
-                    frozenset(symbols), INTERVAL_US[interval], T0_US + _HOUR_US,
+                    frozenset(symbols), FRAMES_US[interval], T0_US + _HOUR_US,
                     T0_US + 29 * _HOUR_US, exchange, exclude,
                 )  # fmt: skip
                 question = CandleRows(asked, 25)

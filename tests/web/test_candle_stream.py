@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from k2.candles.fold import FRAMES_US
 from k2.candles.writer import CandleWriter
 from k2.clock import SYSTEM_CLOCK
 from k2.lake.reader import LakeReader
+from k2.timeframes import FRAMES_US
 from tests.query.rows import T0_US, place, rows, upto
 from tests.web.api import KEY, Api
 from tests.web.test_stream import events

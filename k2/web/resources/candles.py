@@ -15,12 +15,13 @@ from k2.candles.fill import filled_forward
 from k2.clock import SYSTEM_CLOCK
 from k2.errors import InvalidParameter, K2Error, NotFoundError
 from k2.query.candle_rows import CandleRows
-from k2.query.candles import AGGREGATES, INTERVAL_US, PROFILE, SUMMARY, Intervals
+from k2.query.candles import AGGREGATES, PROFILE, SUMMARY, Intervals
 from k2.query.cold import Bounds
 from k2.query.encode import rows_of
 from k2.query.engine import Answer
 from k2.query.lake_table import AsOf
 from k2.query.records import RecordsQuery
+from k2.timeframes import FRAMES_US
 from k2.web.context import CONTEXT
 from k2.web.envelope import ROWS, answer, page
 from k2.web.formats import as_of, chosen, encoded, rows_response
@@ -33,8 +34,8 @@ from k2.web.models import (
     SummaryRequest,
 )
 
-_DAY_US: Final = INTERVAL_US["1d"]
-_MINUTE_US: Final = INTERVAL_US["1m"]
+_DAY_US: Final = FRAMES_US["1d"]
+_MINUTE_US: Final = FRAMES_US["1m"]
 _BATCH_ROWS: Final = 25_000
 #: A timeframe is stale when its last candle is older than so many minutes.
 _STALE_MINUTES: Final = {"1m": 10, "5m": 20, "15m": 30, "30m": 60, "1h": 120, "1d": 1_500}
@@ -105,7 +106,7 @@ async def _filled(
 ) -> pa.Table:
     """Every window of the period, but not of the future, from the price in force on."""
     queries = request.config_dict[CONTEXT].queries
-    step_us = INTERVAL_US[given.timeframe]
+    step_us = FRAMES_US[given.timeframe]
     begin_us = start_us - start_us % step_us
     before: dict[str, Decimal] = {}
     for exchange in set(rows["exchange"].to_pylist()) or {given.exchange}:
@@ -127,7 +128,7 @@ async def _period(
     request: web.Request, given: CandlesRequest | CandlesBatchItem, at: AsOf | None = None
 ) -> tuple[int, int]:
     """What is asked for, else `limit` windows up to now or the last trade; µs."""
-    interval_us = INTERVAL_US[given.timeframe]
+    interval_us = FRAMES_US[given.timeframe]
     end_us = given.end_time
     if end_us is None:
         end_us = SYSTEM_CLOCK.now_us() + _MINUTE_US
@@ -150,7 +151,7 @@ async def _candles(
     at: AsOf | None = None,
     exclude: frozenset[str] | None = None,
 ) -> Answer:
-    interval_us = INTERVAL_US[given.timeframe]
+    interval_us = FRAMES_US[given.timeframe]
     if exclude is None:
         exclude = request.config_dict[CONTEXT].exclude_conditions
     asked = Intervals(
@@ -228,7 +229,7 @@ def _freshness(age_minutes: float | None, most: int) -> str:
 
 async def aggregations(request: web.Request, given: AggregationsRequest) -> web.StreamResponse:
     """POST /v1/aggregations: several figures over intervals of several symbols, in one scan."""
-    interval_us = INTERVAL_US[_INTERVALS[given.interval]]
+    interval_us = FRAMES_US[_INTERVALS[given.interval]]
     asked = Intervals(given.symbols, interval_us, given.start_time, given.end_time, given.exchange)
     found = await _run(request, "aggregations", AGGREGATES, asked, given.limit, given.at)
     rows = found.rows
