@@ -23,7 +23,8 @@ from k2.errors import DecodeError, SchemaError
 DECIMAL: Final = pa.decimal128(28, 10)
 _UTC: Final = pa.timestamp("us", tz="UTC")
 _US: Final = pa.timestamp("us")
-_MAP: Final = pa.map_(pa.string(), pa.field("value", pa.string(), nullable=False))
+#: Of `vendor_data` on the wire.
+VENDOR_MAP: Final = pa.map_(pa.string(), pa.field("value", pa.string(), nullable=False))
 
 
 def _schema(*required: tuple[str, pa.DataType], optional: tuple[str, ...] = ()) -> pa.Schema:
@@ -54,7 +55,7 @@ WIRE_TRADES: Final = _schema(
     ("side", _TEXT),
     ("trade_conditions", pa.list_(pa.string())),
     ("source_sequence", pa.int64()),
-    ("vendor_data", _MAP),
+    ("vendor_data", VENDOR_MAP),
     ("is_backfill", pa.bool_()),
     optional=("source_sequence", "vendor_data"),
 )
@@ -77,7 +78,7 @@ WIRE_QUOTES: Final = _schema(
     *((name, _TEXT) for name in _QUOTE_DECIMALS),
     ("currency", _TEXT),
     ("source_sequence", pa.int64()),
-    ("vendor_data", _MAP),
+    ("vendor_data", VENDOR_MAP),
     ("is_backfill", pa.bool_()),
     optional=("source_sequence", "vendor_data"),
 )
@@ -88,7 +89,7 @@ WIRE_REFERENCE: Final = _schema(
     *((name, _US) for name in _CLOCKS),
     *((name, _TEXT) for name in _REFERENCE_TEXTS),
     *((name, _TEXT) for name in _REFERENCE_DECIMALS),
-    ("vendor_data", _MAP),
+    ("vendor_data", VENDOR_MAP),
     ("is_backfill", pa.bool_()),
     optional=("vendor_data",),
 )
@@ -395,7 +396,7 @@ def vendor_map(rows: int, columns: Mapping[str, pa.Array | str]) -> pa.Array:
         pa.array(np.arange(rows + 1, dtype=np.int32) * width),
         keys.take(pa.array(key_index)),
         pa.concat_arrays(pool).take(pa.array(index.ravel())),
-        type=_MAP,
+        type=VENDOR_MAP,
     )
 
 

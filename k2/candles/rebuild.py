@@ -24,8 +24,8 @@ from k2.lake.reader import LakeReader, Pinned
 from k2.lake.tables import CANDLES, TRADES
 from k2.lake.vector import Place, Position
 from k2.lake.writer import Basis, CommitResult, LakeWriter
+from k2.times import DAY_US
 
-_DAY_US: Final = 86_400_000_000
 _PLACE: Final = ["log_epoch", "log_topic", "log_partition"]
 _SHOWN: Final = 20
 _TRIES: Final = 40
@@ -101,11 +101,11 @@ def compare(
     for start_us in _days(reader, found):
         rows = [
             read_versions(found.candles, file)
-            for file in reader.files_for(found.candles, None, start_us, start_us + _DAY_US)
+            for file in reader.files_for(found.candles, None, start_us, start_us + DAY_US)
         ]
         known = newest(pa.concat_tables([VERSIONED.empty_table(), *rows]))
         known = known.filter(_within(known["window_start"], start_us))
-        if not reader.files_for(found.trades, None, start_us, start_us + _DAY_US):
+        if not reader.files_for(found.trades, None, start_us, start_us + DAY_US):
             report.outlived += known.num_rows
             continue
         right = _recomputed(reader, found, start_us, exclude, add, report)
@@ -162,8 +162,8 @@ def _days(reader: LakeReader, found: Pair) -> list[int]:
                     path=file.path,
                 )
             low, high = file.times_us
-            days |= set(range(low // _DAY_US, high // _DAY_US + 1))
-    return [day * _DAY_US for day in sorted(days)]
+            days |= set(range(low // DAY_US, high // DAY_US + 1))
+    return [day * DAY_US for day in sorted(days)]
 
 
 def _recomputed(
@@ -176,7 +176,7 @@ def _recomputed(
 ) -> pa.Table:
     minutes = STATE.empty_table()
     columns = [*TRADE_COLUMNS, *_PLACE]
-    for file in reader.files_for(found.trades, None, start_us, start_us + _DAY_US):
+    for file in reader.files_for(found.trades, None, start_us, start_us + DAY_US):
         rows = read_columns(found.trades, file, columns)
         rows = rows.filter(_within(rows["timestamp"], start_us))
         for part, through in _by_place(rows, found.through):
@@ -205,7 +205,7 @@ def _by_place(
 
 def _within(times: pa.ChunkedArray, start_us: int) -> pa.Array:
     us = times.cast(pa.int64()).to_numpy()
-    return pa.array((us >= start_us) & (us < start_us + _DAY_US))
+    return pa.array((us >= start_us) & (us < start_us + DAY_US))
 
 
 def _note(report: Report, known: pa.Table, right: pa.Table) -> None:

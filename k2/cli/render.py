@@ -15,12 +15,11 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from k2.query.encode import rows_of
+from k2.query.encode import JSON_COLUMNS, rows_of
 
 FORMATS: Final = ("table", "csv", "json", "parquet")
 #: Rows encoded at once.
 _PIECE_ROWS: Final = 10_000
-_JSON_COLUMNS: Final = frozenset({"vendor_data"})
 #: On a terminal a record's place and our clocks leave no room for what was asked for.
 _UNSHOWN: Final = frozenset(
     {
@@ -96,7 +95,7 @@ def _cell(value: Any) -> Any:
 def _json(rows: pa.Table, out: Any) -> None:
     """One object per line."""
     for piece in _pieces(rows):
-        for row in rows_of(piece, parse_json=_JSON_COLUMNS):
+        for row in rows_of(piece, parse_json=JSON_COLUMNS):
             out.write(orjson.dumps(row) + b"\n")
 
 

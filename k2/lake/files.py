@@ -29,8 +29,8 @@ from pyiceberg.types import PrimitiveType
 
 from k2.errors import LakeError
 from k2.lake.tables import BUCKETS, TableDef
+from k2.times import DAY_US
 
-_US_PER_DAY = 86_400_000_000
 _EPOCH_DAY = date(1970, 1, 1)
 #: Columns with few values, where a dictionary pays; elsewhere it only costs time and bytes.
 _DICTIONARY = frozenset(
@@ -67,7 +67,7 @@ def symbol_bucket(symbol: str) -> int:
 
 def day_of(timestamp_us: int) -> int:
     """Days since 1970 UTC."""
-    return timestamp_us // _US_PER_DAY
+    return timestamp_us // DAY_US
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +259,7 @@ def _keys(table: TableDef, rows: pa.Table) -> tuple[_Ints, _Ints, dict[str, _Ran
     names = dict.fromkeys((*table.sort_columns, *table.bounded))
     columns = {name: _rank(rows[name]) for name in names}
     times = columns[table.time_column].ranks
-    days = np.floor_divide(times, _US_PER_DAY)
+    days = np.floor_divide(times, DAY_US)
     symbols = columns["symbol"]
     top = int(symbols.ranks.max()) + 1
     by_rank = np.array([symbol_bucket(symbols.value(rank)) for rank in range(top)], np.int64)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
 
 from pyiceberg.catalog import Catalog
 from pyiceberg.table.metadata import TableMetadata
@@ -24,8 +23,7 @@ from k2.maintenance.orphans import MIN_AGE_S, Cleaner
 from k2.maintenance.plan import CompactionPolicy
 from k2.maintenance.replace import ReplaceFiles, RewriteManifests, Rollback
 from k2.maintenance.status import TableStatus, status
-
-_US_PER_DAY: Final = 86_400_000_000
+from k2.times import DAY_US
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +185,7 @@ class Keeper:
         be."""
         if not self.options.rows_days:
             return 0
-        first_day = self._clock.now_us() // _US_PER_DAY - self.options.rows_days
+        first_day = self._clock.now_us() // DAY_US - self.options.rows_days
         pinned = self._reader.current(self.table)
         removed = {
             file.path: file.day

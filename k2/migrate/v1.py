@@ -21,12 +21,11 @@ import pyarrow as pa
 
 from k2.codec.wire import HEADER, MAGIC
 from k2.errors import SchemaError
-from k2.records import build
-from k2.sources.rows import micros
+from k2.records import VENDOR_MAP, build
 from k2.tapes.rows import OFF_MARKET
+from k2.times import micros
 from k2.transport.batch import LogBatch
 
-_MAP: Final = pa.map_(pa.string(), pa.field("value", pa.string(), nullable=False))
 _DIGEST_CHARS: Final = 16
 #: Fields of V1 that V2 keeps as text beside its columns.
 _EXTRAS: Final = ("company_id", "qualifiers", "venue", "buyer_id")
@@ -126,7 +125,7 @@ class V1Reader:
             "exchange": target.exchange,
             "asset_class": target.asset_class,
             "currency": target.currency,
-            "vendor_data": pa.array(columns["vendor_data"], _MAP),
+            "vendor_data": pa.array(columns["vendor_data"], VENDOR_MAP),
         }
         return build(target.kind, count, columns)
 

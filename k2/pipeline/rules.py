@@ -20,11 +20,11 @@ import pyarrow.compute as pc
 from k2.codec.sizes import offsets_of
 from k2.errors import DecodeError
 from k2.records import DECIMAL, DECIMALS, ID_COLUMN, QUOTE_CONDITIONS, quote_flags, to_decimal
+from k2.times import DAY_US
 
 Mask = npt.NDArray[np.bool_]
 
 _US_PER_S: Final = 1_000_000
-_US_PER_DAY: Final = 86_400 * _US_PER_S
 #: Longest symbol: option symbols of the OCC have 21 characters.
 MAX_SYMBOL: Final = 32
 _SYMBOL: Final = f"^[A-Z0-9]{{1,{MAX_SYMBOL}}}$"
@@ -155,7 +155,7 @@ def _ids(ids: pa.Array, name: str) -> Iterator[_Finding]:
 def _clocks(batch: pa.RecordBatch, limits: Limits) -> Iterator[_Finding]:
     """Exchange time against the receive time, which for replayed captures is the replay's now."""
     exchange, receive = _micros(batch, "timestamp"), _micros(batch, "receive_timestamp")
-    future, age = limits.max_future_s * _US_PER_S, limits.max_age_days * _US_PER_DAY
+    future, age = limits.max_future_s * _US_PER_S, limits.max_age_days * DAY_US
     ahead = exchange - receive
     if ahead.max() <= future and ahead.min() >= -age and _far_from_overflow(exchange, receive):
         return

@@ -33,6 +33,10 @@ def plain(value: decimal.Decimal) -> str:
     return "0" if text == "-0" else text
 
 
+#: Text columns of the records that hold JSON.
+JSON_COLUMNS: Final = frozenset({"vendor_data"})
+
+
 def rows_of(table: pa.Table, *, parse_json: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
     """One dict per row, ready for orjson. `parse_json`: text columns that hold JSON.
 

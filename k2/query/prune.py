@@ -16,6 +16,7 @@ import duckdb
 import orjson
 
 from k2.query.cold import Bounds
+from k2.times import DAY_US
 
 #: The time column of each view, and how many µs one unit of it is (None: a timestamp).
 _TIME: Final[dict[str, dict[str, int | None]]] = {
@@ -28,7 +29,6 @@ _TIME: Final[dict[str, dict[str, int | None]]] = {
     "market_data": {"exchange_timestamp_ms": 1_000, "exchange_date": None},
 }
 _VIEWS: Final[Mapping[str, str]] = {view: view for view in _TIME}
-_DAY_US: Final = 86_400_000_000
 _FLIPPED: Final = {
     "COMPARE_LESSTHAN": "COMPARE_GREATERTHAN",
     "COMPARE_LESSTHANOREQUALTO": "COMPARE_GREATERTHANOREQUALTO",
@@ -141,7 +141,7 @@ class _Reading:
         if us is None:
             return
         # One unit of slack on either side keeps days, milliseconds and rounding safe.
-        slack = _DAY_US if name == "exchange_date" else (unit or 1)
+        slack = DAY_US if name == "exchange_date" else (unit or 1)
         if kind in ("COMPARE_GREATERTHAN", "COMPARE_GREATERTHANOREQUALTO", "COMPARE_EQUAL"):
             self.starts.append(us - slack)
         if kind in ("COMPARE_LESSTHAN", "COMPARE_LESSTHANOREQUALTO", "COMPARE_EQUAL"):

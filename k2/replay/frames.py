@@ -13,6 +13,7 @@ import orjson
 
 from k2.errors import CaptureError
 from k2.replay.records import Record
+from k2.times import micros
 
 _EXCHANGE: Final = "BINANCE"
 
@@ -26,12 +27,9 @@ def capture_line(record: Record) -> bytes:
             "replayed as a capture: give --exchange binance, or another --as"
         )
     recv = dt.datetime.fromisoformat(row["receive_timestamp"])
-    recv_us = round((recv - _EPOCH) / dt.timedelta(microseconds=1))
+    recv_us = micros(recv)
     frame = _trade(record) if record.kind == "trade" else _quote(row)
     return b"%d " % (recv_us * 1_000) + orjson.dumps(frame)
-
-
-_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 def _trade(record: Record) -> dict[str, Any]:

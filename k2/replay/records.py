@@ -5,16 +5,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 
 from k2.client.rows import Rows
-from k2.query.encode import rows_of
-
-_JSON_COLUMNS: Final = frozenset({"vendor_data"})
-#: A record's place: what orders records of one moment, always in the same way.
-_PLACE: Final = ("platform_sequence", "log_partition", "log_topic", "log_epoch")
+from k2.query.cold import TIE_BREAK
+from k2.query.encode import JSON_COLUMNS, rows_of
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -39,8 +36,8 @@ async def records(kind: str, batches: AsyncIterator[Rows]) -> AsyncIterator[Reco
     """The records of one table, one by one; a batch is held at a time."""
     async for batch in batches:
         times = batch.table["timestamp"].cast(pa.int64()).to_pylist()
-        for ts_us, row in zip(times, rows_of(batch.table, parse_json=_JSON_COLUMNS), strict=True):
-            yield Record((ts_us, *(row[name] for name in _PLACE)), kind, row)
+        for ts_us, row in zip(times, rows_of(batch.table, parse_json=JSON_COLUMNS), strict=True):
+            yield Record((ts_us, *(row[name] for name in TIE_BREAK)), kind, row)
 
 
 async def merged(sources: Sequence[AsyncIterator[Record]]) -> AsyncIterator[Record]:

@@ -22,7 +22,8 @@ import msgspec
 
 from k2.setting_feeds import Coinbase
 from k2.sources.plan import SessionSpec, plan_coinbase
-from k2.sources.rows import Pair, QuoteRow, RowMapper, Rows, TradeRow, micros
+from k2.sources.rows import Pair, QuoteRow, RowMapper, Rows, TradeRow
+from k2.times import micros
 
 _AGGRESSOR: Final = {"buy": "SELL", "sell": "BUY"}
 _CONTROL: Final = frozenset({"subscriptions", "heartbeat"})

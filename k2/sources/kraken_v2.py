@@ -15,7 +15,8 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from k2.sources.rows import Pair, QuoteRow, RowMapper, Rows, TradeRow, micros
+from k2.sources.rows import Pair, QuoteRow, RowMapper, Rows, TradeRow
+from k2.times import micros
 
 _QUIET: Final = frozenset({"status", "heartbeat"})
 _Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from k2.records import build
+from k2.records import VENDOR_MAP, build
 from k2.sources.contract import Mapped, Received
 from k2.sources.refused import DECODE_ERRORS, Refused, undecodable
-
-_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_US: Final = dt.timedelta(microseconds=1)
-_VENDOR: Final = pa.map_(pa.string(), pa.field("value", pa.string(), nullable=False))
 
 
 class Pair(NamedTuple):
@@ -55,11 +50,6 @@ class QuoteRow(NamedTuple):
     ask_quantity: str
     sequence: int | None
     vendor: dict[str, str]
-
-
-def micros(time: dt.datetime) -> int:
-    """Microseconds since 1970 of a time with a zone; exact."""
-    return (time - _EPOCH) // _US
 
 
 @dataclass(slots=True)
@@ -127,7 +117,7 @@ class Rows:
             "ingestion_timestamp": np.full(len(rows), ingestion_us, np.int64),
             "currency": [row.pair.quote for row in rows],
             "source_sequence": [row.sequence for row in rows],
-            "vendor_data": pa.array([_vendor(row) for row in rows], _VENDOR),
+            "vendor_data": pa.array([_vendor(row) for row in rows], VENDOR_MAP),
             "is_backfill": is_backfill,
         }
 

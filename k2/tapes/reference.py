@@ -22,12 +22,11 @@ import numpy as np
 import pyarrow as pa
 
 from k2.errors import TapeError
-from k2.records import build
-from k2.sources.rows import micros
+from k2.records import VENDOR_MAP, build
 from k2.tapes.files import Content, content_of
 from k2.tapes.rows import BadRow
+from k2.times import micros
 
-_MAP: Final = pa.map_(pa.string(), pa.field("value", pa.string(), nullable=False))
 _US: Final = 1_000_000
 
 
@@ -271,6 +270,6 @@ def _batch(
         "tick_size": [entry.tick_size for entry in only],
         "lot_size": [entry.lot_size for entry in only],
         "min_notional": [entry.min_notional for entry in only],
-        "vendor_data": pa.array([list(entry.vendor.items()) for entry in only], _MAP),
+        "vendor_data": pa.array([list(entry.vendor.items()) for entry in only], VENDOR_MAP),
     }
     return build("reference_data", count, columns)

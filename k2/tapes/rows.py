@@ -16,7 +16,7 @@ import pyarrow.csv as pacsv
 
 from k2.pipeline import rules
 from k2.pipeline.validate import TAPE_AGE_DAYS
-from k2.records import build
+from k2.records import VENDOR_MAP, build
 from k2.tapes.files import Block, TapeFile
 from k2.tapes.layouts import OPTIONAL, REQUIRED, Layout
 from k2.tapes.times import joined, to_micros
@@ -25,7 +25,6 @@ from k2.tapes.times import joined, to_micros
 OFF_MARKET: Final = "OFF_MARKET"
 #: Tapes are old; more than a hundred years is a mistake. The same as validation allows them.
 LIMITS: Final = rules.Ages(max_future_s=300.0, max_age_days=TAPE_AGE_DAYS)
-_MAP: Final = pa.map_(pa.string(), pa.field("value", pa.string(), nullable=False))
 _SIDES: Final = ("BUY", "SELL", "SELL_SHORT")
 
 
@@ -202,13 +201,13 @@ def _vendor(texts: dict[str, pa.Array], origin: Origin) -> pa.Array:
     fixed = list({**origin.vendor, "source_file": origin.file.path.name}.items())
     count = len(next(iter(texts.values())))
     if not names:
-        return pa.array([fixed], _MAP).take(pa.array(np.zeros(count, np.int64)))
+        return pa.array([fixed], VENDOR_MAP).take(pa.array(np.zeros(count, np.int64)))
     pool, index = _pooled([texts[name] for name in names])
     rows = [
         [*((name, value) for name, value in zip(names, values, strict=True) if value), *fixed]
         for values in pool
     ]
-    return pa.array(rows, _MAP).take(index)
+    return pa.array(rows, VENDOR_MAP).take(index)
 
 
 def _pooled(columns: list[pa.Array]) -> tuple[list[tuple[str, ...]], pa.Array]:

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from k2.errors import TapeError
+from k2.times import micros
 
-_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _US: Final = pa.timestamp("us")
 _UTC: Final = pa.timestamp("us", tz="UTC")
 
@@ -66,7 +66,7 @@ def _names_offset(text: str) -> bool:
 
 
 def _one_by_one(texts: pa.Array, tz: ZoneInfo) -> tuple[Micros, Mask]:
-    micros, good = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.bool_)
+    found, good = np.zeros(len(texts), np.int64), np.zeros(len(texts), np.bool_)
     for row, text in enumerate(texts.to_pylist()):
         try:
             time = dt.datetime.fromisoformat(text or "")
@@ -77,6 +77,6 @@ def _one_by_one(texts: pa.Array, tz: ZoneInfo) -> tuple[Micros, Mask]:
             # A time the clocks left out comes back as another one.
             if time.astimezone(dt.UTC).astimezone(tz).replace(tzinfo=tz) != time:
                 continue
-        micros[row] = (time.astimezone(dt.UTC) - _EPOCH) // dt.timedelta(microseconds=1)
+        found[row] = micros(time)
         good[row] = True
-    return micros, good
+    return found, good

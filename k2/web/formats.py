@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from aiohttp import web
 
 from k2.errors import InvalidParameter
-from k2.query.encode import rows_of
+from k2.query.encode import JSON_COLUMNS, rows_of
 from k2.query.engine import Answer
 from k2.query.json_text import json_rows
 from k2.web.envelope import ROWS, answer, meta, page
@@ -34,7 +34,6 @@ _SUFFIX: Final = {"csv": "csv", "parquet": "parquet", "arrow": "arrows"}
 _INLINE_ROWS: Final = 200
 #: Rows per piece: what an answer holds of its encoded form at once.
 _PIECE_ROWS: Final = 4_096
-_JSON_COLUMNS: Final = frozenset({"vendor_data"})
 
 
 def chosen(request: web.Request, given: str | None) -> Format:
@@ -124,7 +123,7 @@ async def encoded(rows: pa.Table) -> orjson.Fragment:
 
 
 def _json_rows(rows: pa.Table) -> bytes:
-    return json_rows(rows, parse_json=_JSON_COLUMNS)
+    return json_rows(rows, parse_json=JSON_COLUMNS)
 
 
 def _facts(found: Answer, name: str, shown: str, pages: Mapping[str, Any]) -> dict[str, str]:

@@ -35,11 +35,11 @@ from k2.lake.writer import LakeWriter
 from k2.maintenance.keeper import Keeper
 from k2.maintenance.status import most_files
 from k2.settings import load_settings
+from k2.times import DAY_US
 
 _EPOCH: Final = "00000000-0000-0000-0000-000000000001"
 _LOG: Final = "market.crypto.trades.binance"
 _PLACE: Final = Place(_EPOCH, f"{_LOG}.validated", 0)
-_DAY_US: Final = 86_400_000_000
 _HOUR_S: Final = 3_600
 #: How long after midnight the day is closed, and in how many rounds at most.
 _AFTER_S: Final = 600
@@ -51,7 +51,7 @@ class SimulatedClock:
     """Wall time as told, from the next midnight on; monotonic time is real."""
 
     def __init__(self) -> None:
-        self.start_us = (time.time_ns() // 1_000 // _DAY_US + 1) * _DAY_US
+        self.start_us = (time.time_ns() // 1_000 // DAY_US + 1) * DAY_US
         self.passed_s = 0.0
 
     def now_us(self) -> int:
@@ -149,7 +149,7 @@ def run_day(catalog: Catalog, day: Day, *, progress: bool) -> Measured:
     _maintain(keeper, measured, hourly=False)
     measured.open_day = compare(catalog)
     # The day ends: the first round sees that nothing came any more, the second closes it.
-    clock.passed_s = max(clock.passed_s, _DAY_US / 1e6) + _AFTER_S
+    clock.passed_s = max(clock.passed_s, DAY_US / 1e6) + _AFTER_S
     for _ in range(_CLOSING_ROUNDS):
         _maintain(keeper, measured, hourly=False)
     writer.close()

@@ -32,8 +32,8 @@ from k2.lake.tables import TRADES, ensure_table
 from k2.lake.vector import Place, Position
 from k2.lake.writer import LakeWriter
 from k2.maintenance.keeper import Keeper
+from k2.times import DAY_US
 
-DAY_US: Final = 86_400_000_000
 #: Ids of the simulated exchange go on here, so that neither a gap nor a duplicate lies between.
 NEXT_ID: Final = 1_000_000_000
 _EPOCH: Final = "00000000-0000-0000-0000-0000000000b1"

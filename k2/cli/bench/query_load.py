@@ -18,8 +18,9 @@ from urllib.parse import urlencode
 import aiohttp
 import numpy as np
 
-from k2.cli.bench.query_lake import DAY_US, Shape
+from k2.cli.bench.query_lake import Shape
 from k2.errors import K2Error
+from k2.times import DAY_US
 
 MANY: Final = 20
 _WARM_QUESTIONS: Final = 100

@@ -22,6 +22,7 @@ from k2.query.engine import Answer
 from k2.query.lake_table import AsOf
 from k2.query.records import RecordsQuery
 from k2.timeframes import FRAMES_US
+from k2.times import DAY_US
 from k2.web.context import CONTEXT
 from k2.web.envelope import ROWS, answer, page
 from k2.web.formats import as_of, chosen, encoded, rows_response
@@ -34,7 +35,6 @@ from k2.web.models import (
     SummaryRequest,
 )
 
-_DAY_US: Final = FRAMES_US["1d"]
 _MINUTE_US: Final = FRAMES_US["1m"]
 _BATCH_ROWS: Final = 25_000
 #: A timeframe is stale when its last candle is older than so many minutes.
@@ -67,7 +67,7 @@ async def summary(request: web.Request, given: SummaryRequest) -> web.StreamResp
         raise InvalidParameter("date", given.date, "a day such as 2024-08-08") from exc
     start_us = int(day.timestamp()) * 1_000_000
     asked = Intervals(
-        frozenset((given.symbol,)), _DAY_US, start_us, start_us + _DAY_US, given.exchange
+        frozenset((given.symbol,)), DAY_US, start_us, start_us + DAY_US, given.exchange
     )
     found = await _run(request, "summary", SUMMARY, asked, 1, given.at)
     if not found.rows.num_rows:
@@ -76,7 +76,7 @@ async def summary(request: web.Request, given: SummaryRequest) -> web.StreamResp
         return await rows_response(request, found, name="summary", format=given.format)
     request[ROWS] = 1
     (row,) = rows_of(found.rows)
-    over = start_us + _DAY_US < SYSTEM_CLOCK.now_us()
+    over = start_us + DAY_US < SYSTEM_CLOCK.now_us()
     headers = {"Cache-Control": f"private, max-age={60 if over else 5}"}
     return answer(request, {"date": given.date, **row}, more=as_of(found), headers=headers)
 

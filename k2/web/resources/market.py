@@ -7,14 +7,12 @@ import asyncio
 from aiohttp import web
 
 from k2.query.asof import AsofJoin
-from k2.query.encode import rows_of
+from k2.query.encode import JSON_COLUMNS, rows_of
 from k2.query.records import RecordsQuery
 from k2.web.context import CONTEXT
 from k2.web.envelope import ROWS, answer, page
 from k2.web.formats import as_of, chosen, rows_response
 from k2.web.models import AsofRequest, LatestRequest, SymbolsRequest
-
-_JSON_COLUMNS = frozenset({"vendor_data"})
 
 
 async def symbols(request: web.Request, given: SymbolsRequest) -> web.StreamResponse:
@@ -40,7 +38,7 @@ async def latest(request: web.Request, given: LatestRequest) -> web.StreamRespon
         return await rows_response(request, found[0], name="latest", format=given.format)
     both: dict[tuple[str, str], dict[str, object]] = {}
     for table, one in zip(("trade", "quote"), found, strict=True):
-        for row in await asyncio.to_thread(rows_of, one.rows, parse_json=_JSON_COLUMNS):
+        for row in await asyncio.to_thread(rows_of, one.rows, parse_json=JSON_COLUMNS):
             pair = (row["symbol"], row["exchange"])
             blank = {"symbol": pair[0], "exchange": pair[1], "trade": None, "quote": None}
             both.setdefault(pair, blank)[table] = row

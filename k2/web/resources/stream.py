@@ -24,7 +24,7 @@ from aiohttp import WSMsgType, web
 
 from k2.errors import Overloaded
 from k2.query.candle_stream import CandleFollower
-from k2.query.encode import rows_of
+from k2.query.encode import JSON_COLUMNS, rows_of
 from k2.query.stream import Follower
 from k2.query.tail import TailView
 from k2.web.context import CONTEXT, ApiContext
@@ -39,7 +39,6 @@ _HEARTBEAT_S: Final = 10.0
 _MOST: Final = 5_000
 _MOST_READERS: Final = 200
 _INLINE_ROWS: Final = 200
-_JSON_COLUMNS: Final = frozenset({"vendor_data"})
 #: A reader that takes nothing for so long is gone.
 _WRITE_S: Final = 30.0
 
@@ -183,5 +182,5 @@ def _view(context: ApiContext, given: StreamRequest) -> TailView:
 
 async def _encoded(rows: Any) -> list[dict[str, Any]]:
     if rows.num_rows <= _INLINE_ROWS:
-        return rows_of(rows, parse_json=_JSON_COLUMNS)
-    return await asyncio.to_thread(rows_of, rows, parse_json=_JSON_COLUMNS)
+        return rows_of(rows, parse_json=JSON_COLUMNS)
+    return await asyncio.to_thread(rows_of, rows, parse_json=JSON_COLUMNS)
