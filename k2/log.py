@@ -93,6 +93,12 @@ def configure(settings: Settings) -> None:
     configure_structlog()
 
 
+def configure_quietly(settings: Settings) -> None:
+    """The same, warnings and errors only: for commands whose standard output is their answer."""
+    quiet = settings.core.model_copy(update={"log_level": "WARNING"})
+    configure(settings.model_copy(update={"core": quiet}))
+
+
 @contextmanager
 def bind_correlation(**ids: object) -> Iterator[None]:
     """Put `ids` on every line logged inside the block."""

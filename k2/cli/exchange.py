@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from k2.cli.signals import stop_on_signals
 from k2.exchange.dialects import DIALECTS, dialect_of
 from k2.exchange.feed import CaptureFeed, Feed
 from k2.exchange.looping import LoopingFeed
@@ -228,9 +228,7 @@ async def _run(
     """Serve until Ctrl-C. Raises the `K2Error` that ends the feed early."""
     server = build()
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    stop_on_signals(stop)
     await server.start()
     print(json.dumps({"url": server.url, "port": server.port, "serves": what}), flush=True)
     waiters = [asyncio.create_task(stop.wait()), asyncio.create_task(server.failed.wait())]

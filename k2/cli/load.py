@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from k2.errors import ConfigError, TapeError
-from k2.log import configure
+from k2.log import configure_quietly
 from k2.settings import Settings, load_settings
 from k2.tapes.layouts import names
 from k2.topics import ASSET_CLASSES, FEED_TOPICS, MarketTopic
@@ -61,8 +61,7 @@ def load(
     settings = with_topic(
         load_settings(), options["asset_class"], options["exchange"], reference=of_reference
     )
-    quiet = settings.core.model_copy(update={"log_level": "WARNING"})
-    configure(settings.model_copy(update={"core": quiet}))
+    configure_quietly(settings)
     if of_reference:
         report = _reference(settings, files, valid_from, dry_run, as_json, options)
     else:

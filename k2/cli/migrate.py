@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ import click
 from rich.console import Console
 
 from k2.cli.load import with_topic
-from k2.log import configure
+from k2.cli.signals import stop_on_signals
+from k2.log import configure_quietly
 from k2.settings import Settings, load_settings
 from k2.topics import ASSET_CLASSES, MarketTopic
 
@@ -56,8 +56,7 @@ def v1(
     if data_dir is not None:
         os.environ["K2_DATA_DIR"] = str(data_dir.resolve())
     settings = with_topic(load_settings(), asset_class, exchange, reference=False)
-    quiet = settings.core.model_copy(update={"log_level": "WARNING"})
-    configure(settings.model_copy(update={"core": quiet}))
+    configure_quietly(settings)
     into = MarketTopic(asset_class, kind, exchange.lower())
     report = asyncio.run(
         _run(settings, topic, into, currency.upper(), follow=follow, dry_run=dry_run)
@@ -84,9 +83,8 @@ async def _run(
     from k2.migrate.run import migrate as bring  # noqa: PLC0415 - the help needs none of it
     from k2.migrate.v1 import Target  # noqa: PLC0415
 
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    stop = asyncio.Event()
+    stop_on_signals(stop)
     target = Target(into.data_type, into.exchange.upper(), into.asset_class, currency)
     made = await bring(settings, source, into, target, dry_run=dry_run, stop=stop, follow=follow)
     return {

@@ -15,7 +15,7 @@ from k2.ask import worker_url
 from k2.cli.render import FORMATS, render
 from k2.client import K2Client, Rows
 from k2.errors import ConfigError
-from k2.log import configure
+from k2.log import configure_quietly
 from k2.settings import Settings, load_settings
 from k2.timeframes import FRAMES_US, Timeframe
 
@@ -209,9 +209,7 @@ def which_client(
     if url is not None and data_dir is not None:
         raise ConfigError("--url asks a server and --data-dir a directory: give one of them")
     settings = load_settings()
-    core = settings.core.model_copy(update={"log_level": "WARNING"})
-    # Standard output is the answer's; what a log has to say goes to standard error.
-    configure(settings.model_copy(update={"core": core}))
+    configure_quietly(settings)
     if data_dir is not None:
         return _offline(settings, data_dir)
     return K2Client(

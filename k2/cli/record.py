@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from k2.cli.signals import stop_on_signals
 from k2.errors import ConfigError
 from k2.log import configure
 from k2.setting_feeds import Feed
@@ -99,11 +99,10 @@ def _recorder(
 
 
 async def _run(recorder: Recorder, seconds: float | None, *, quiet: bool) -> None:
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    stop = asyncio.Event()
+    stop_on_signals(stop)
     if seconds is not None:
-        loop.call_later(seconds, stop.set)
+        asyncio.get_running_loop().call_later(seconds, stop.set)
     telling = None if quiet else asyncio.create_task(_tell(recorder))
     try:
         await recorder.run(stop)

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -27,10 +26,12 @@ import psutil
 
 from k2.cli.demo.client import ExchangeClient, WorkerClient, free_port
 from k2.cli.demo.processes import Child
+from k2.cli.own import own_lake, own_worker
+from k2.cli.signals import stop_on_signals
 from k2.cli.soak_proof import prove
 from k2.cli.up import worker_command
 from k2.errors import K2Error
-from k2.settings import Settings, load_settings
+from k2.settings import load_settings
 
 _START_S: Final = 120.0
 _DRAIN_S: Final = 600.0
@@ -149,9 +150,7 @@ class Soak:
 
     async def run(self) -> dict[str, Any]:
         """The summary. Raises `K2Error` when a process ends or what was sent is never stored."""
-        loop = asyncio.get_running_loop()
-        for name in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(name, self._stop.set)
+        stop_on_signals(self._stop)
         settings = load_settings()
         key = settings.api.key.get_secret_value()
         api, market = (f"http://127.0.0.1:{port}" for port in self._ports)
@@ -173,7 +172,7 @@ class Soak:
             finally:
                 await self._worker.stop(_STOP_S)
                 await self._exchange.stop(_STOP_S)
-        proof = await asyncio.to_thread(prove, self._lake_settings(settings), played)
+        proof = await asyncio.to_thread(prove, own_lake(settings, self._data), played)
         return summary(samples, proof, self._plan)
 
     async def _watch(self) -> list[Sample]:
@@ -257,24 +256,9 @@ class Soak:
         return [*command, "--rate", str(self._plan.rate)]
 
     def _environment(self) -> dict[str, str]:
-        return {
-            "K2_DATA_DIR": str(self._data),
-            "K2_API_PORT": str(self._ports[0]),
-            "K2_EXCHANGES": "binance",
-            "K2_BINANCE_URL": f"ws://127.0.0.1:{self._ports[1]}",
-            "K2_BINANCE_FAILOVER_URLS": "",
-            "K2_BINANCE_SYMBOLS": _SYMBOLS,
-            "K2_BINANCE_RECONNECT_INITIAL_S": "0.2",
-            "K2_KAFKA_BOOTSTRAP_SERVERS": "",
-            "K2_KAFKA_SCHEMA_REGISTRY_URL": "",
-            "K2_ICEBERG_CATALOG_URI": "",
-            "K2_ICEBERG_WAREHOUSE": "",
-        }
-
-    def _lake_settings(self, settings: Settings) -> Settings:
-        core = settings.core.model_copy(update={"data_dir": self._data})
-        iceberg = settings.iceberg.model_copy(update={"catalog_uri": "", "warehouse": ""})
-        return settings.model_copy(update={"core": core, "iceberg": iceberg})
+        server = f"ws://127.0.0.1:{self._ports[1]}"
+        own = own_worker(self._data, self._ports[0], server, _SYMBOLS.split(","))
+        return {**own, "K2_BINANCE_RECONNECT_INITIAL_S": "0.2"}
 
 
 def _bytes_below(directory: Path) -> int:

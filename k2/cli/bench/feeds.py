@@ -19,6 +19,7 @@ import click
 
 from k2.cli.demo.client import ExchangeClient, WorkerClient, free_port
 from k2.cli.demo.processes import Child
+from k2.cli.own import own_worker
 from k2.cli.up import worker_command
 from k2.errors import K2Error
 from k2.settings import load_settings
@@ -106,12 +107,8 @@ def _simulate(exchange: str, port: int, rate: float, seconds: float) -> list[str
 
 def _environment(directory: Path, port: int, ports: tuple[int, int]) -> dict[str, str]:
     return {
-        "K2_DATA_DIR": str(directory / "data"),
-        "K2_API_PORT": str(port),
+        **own_worker(directory / "data", port, f"ws://127.0.0.1:{ports[0]}", _SYMBOLS.split(",")),
         "K2_EXCHANGES": "binance,coinbase",
-        "K2_BINANCE_URL": f"ws://127.0.0.1:{ports[0]}",
-        "K2_BINANCE_FAILOVER_URLS": "",
-        "K2_BINANCE_SYMBOLS": _SYMBOLS,
         "K2_COINBASE_URL": f"ws://127.0.0.1:{ports[1]}",
         "K2_COINBASE_SYMBOLS": _PRODUCTS,
         "K2_DEGRADATION_EXEMPT": "true",

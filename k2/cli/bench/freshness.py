@@ -23,6 +23,7 @@ import numpy as np
 
 from k2.cli.demo.client import ExchangeClient, WorkerClient, free_port
 from k2.cli.demo.processes import Child
+from k2.cli.own import own_worker
 from k2.cli.up import worker_command
 from k2.errors import CaptureError, K2Error
 from k2.settings import load_settings
@@ -97,11 +98,7 @@ def _exchange_command(capture: Path, speed: str, port: int) -> list[str]:
 
 def _environment(directory: Path, api: int, port: int) -> dict[str, str]:
     return {
-        "K2_DATA_DIR": str(directory / "data"),
-        "K2_API_PORT": str(api),
-        "K2_BINANCE_URL": f"ws://127.0.0.1:{port}",
-        "K2_BINANCE_FAILOVER_URLS": "",
-        "K2_BINANCE_SYMBOLS": "BTCUSDT",
+        **own_worker(directory / "data", api, f"ws://127.0.0.1:{port}", ["BTCUSDT"]),
         "K2_LOG_LEVEL": "WARNING",
     }
 

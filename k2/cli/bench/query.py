@@ -25,6 +25,7 @@ from k2.cli.bench.query_lake import NEXT_ID, Kept
 from k2.cli.bench.query_load import KINDS, MANY, Client, Kind, Questions, Seen
 from k2.cli.demo.client import ExchangeClient, WorkerClient, free_port
 from k2.cli.demo.processes import Child
+from k2.cli.own import own_worker
 from k2.cli.up import worker_command
 from k2.errors import K2Error
 from k2.settings import load_settings
@@ -167,13 +168,8 @@ def _forget(lake: Kept) -> None:
 
 def _environment(run: Run, names: str, port: int, exchange_port: int) -> dict[str, str]:
     return {
-        "K2_DATA_DIR": str(run.lake.data),
-        "K2_API_PORT": str(port),
+        **own_worker(run.lake.data, port, f"ws://127.0.0.1:{exchange_port}", names.split(",")),
         "K2_API_RATE_PER_MINUTE": "0",
-        "K2_EXCHANGES": "binance",
-        "K2_BINANCE_URL": f"ws://127.0.0.1:{exchange_port}",
-        "K2_BINANCE_FAILOVER_URLS": "",
-        "K2_BINANCE_SYMBOLS": names,
         "K2_DEGRADATION_EXEMPT": "true",
     }
 

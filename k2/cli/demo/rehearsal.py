@@ -22,6 +22,7 @@ import aiohttp
 from k2.cli.demo.client import WorkerClient, free_port
 from k2.cli.demo.processes import Child, ChildFailed
 from k2.cli.demo.tide import Tide
+from k2.cli.own import own_lake, own_worker
 from k2.cli.up import worker_command
 from k2.exchange.server import ExchangeServer
 from k2.lake.catalog import open_catalog
@@ -149,26 +150,13 @@ class Rehearsal:
 
     def counts(self) -> dict[str, Count]:
         """What was sent against what any program finds in the lake; blocking."""
-        settings = load_settings()
-        core = settings.core.model_copy(update={"data_dir": self._directory / "data"})
-        return _counts(self.server, settings.model_copy(update={"core": core}))
+        return _counts(self.server, own_lake(load_settings(), self._directory / "data"))
 
     def _variables(self) -> dict[str, str]:
         return {
-            "K2_DATA_DIR": str(self._directory / "data"),
-            "K2_API_PORT": str(self._port),
+            **own_worker(self._directory / "data", self._port, self.server.url, SYMBOLS),
             "K2_ROLES": ",".join(ROLES),
-            "K2_EXCHANGES": "binance",
-            "K2_BINANCE_ENABLED": "true",
-            "K2_BINANCE_URL": self.server.url,
-            "K2_BINANCE_FAILOVER_URLS": "",
-            "K2_BINANCE_SYMBOLS": ",".join(SYMBOLS),
             "K2_DEGRADATION_TIERS_FILE": "",
-            # Made-up trades stay in this directory, whatever the surroundings name.
-            "K2_KAFKA_BOOTSTRAP_SERVERS": "",
-            "K2_KAFKA_SCHEMA_REGISTRY_URL": "",
-            "K2_ICEBERG_CATALOG_URI": "",
-            "K2_ICEBERG_WAREHOUSE": "",
             **self._environment,
         }
 
@@ -180,9 +168,7 @@ def _one_processor(pid: int) -> None:
 
 
 def _counts(server: ExchangeServer, settings: Settings) -> dict[str, Count]:
-    empty = {"catalog_uri": "", "warehouse": ""}
-    iceberg = settings.iceberg.model_copy(update=empty)
-    catalog = open_catalog(settings.model_copy(update={"iceberg": iceberg}))
+    catalog = open_catalog(settings)
     sent: dict[str, set[tuple[str, str]]] = {"trade": set(), "bookTicker": set()}
     for stream, ident, _ in server.sent.sends:
         symbol, _, channel = stream.partition("@")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import signal
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -22,6 +21,7 @@ from k2.cli.demo.feed import Options, Recorded, choose, exchange_command, record
 from k2.cli.demo.processes import Child, ChildFailed
 from k2.cli.demo.report import Drain, final_report, stored_rows
 from k2.cli.demo.screen import Place, render
+from k2.cli.signals import stop_on_signals
 from k2.cli.up import worker_command
 from k2.data_kind import SIMULATED, claim, data_dir
 from k2.exchange.capture import check_capture
@@ -60,9 +60,7 @@ class Demo:
 
     async def run(self) -> int:
         """Run until drained or stopped; the exit status. Raises `K2Error` when that fails."""
-        loop = asyncio.get_running_loop()
-        for name in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(name, self._stop.set)
+        stop_on_signals(self._stop)
         try:
             await self._prepare()
             await self._run()
