@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from k2.cli.parameters import names_of
 from k2.cli.signals import stop_on_signals
 from k2.exchange.dialects import DIALECTS, dialect_of
 from k2.exchange.feed import CaptureFeed, Feed
@@ -108,7 +109,7 @@ def serve(
     sends: int,
 ) -> None:
     """Replay recorded captures; without --by-clock each client gets all of it."""
-    names = tuple(name.strip().upper() for name in also.split(",") if name.strip())
+    names = tuple(names_of(also.upper()))
     if names and not loop:
         raise click.UsageError("--also needs --loop")
     dialect = DIALECTS[name] if name else dialect_of(CaptureFeed(captures))
@@ -172,9 +173,7 @@ def simulate(
 
     if state is not None and speed is None:
         raise click.UsageError("--state needs a --speed that is a number: ids are set aside by it")
-    names = tuple(
-        dict.fromkeys(name.strip().upper() for name in symbols.split(",") if name.strip())
-    )
+    names = tuple(names_of(symbols.upper()))
     memory = MarketMemory(state, (speed or 1.0)) if state is not None else None
     known = memory.load() if memory is not None else {}
     resume = {name: known[name] for name in names if name in known}

@@ -18,6 +18,11 @@ def seconds_of(text: str) -> int | None:
     return int(found[1]) * _UNIT_S[found[2]] if found else None
 
 
+def names_of(text: str | None) -> list[str]:
+    """The names of `BTCUSDT, ETHUSDT`, each once, as written."""
+    return list(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
+
+
 class Duration(click.ParamType):
     """30s, 10m, 2h or 3d; seconds."""
 

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from k2.ask import worker_url
+from k2.cli.parameters import names_of
 from k2.cli.render import FORMATS, render
 from k2.client import K2Client, Rows
 from k2.errors import ConfigError
@@ -227,4 +228,4 @@ def _offline(settings: Settings, data_dir: Path) -> AbstractAsyncContextManager[
 
 def split(text: str | None) -> list[str] | None:
     """Names, comma separated; None when none are given."""
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+    return None if text is None else names_of(text)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from k2.cli.parameters import names_of
 from k2.cli.signals import stop_on_signals
 from k2.errors import ConfigError
 from k2.log import configure
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
     from k2.sources.record import Recorder
 
 _TELL_S: Final = 10.0
-
-
-def _listed(text: str | None) -> tuple[str, ...]:
-    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
 @click.command()
@@ -59,7 +56,11 @@ def record(
 
     settings = load_settings()
     configure(settings)
-    chosen: dict[str, Any] = {"symbols": _listed(symbols), "streams": _listed(streams), "url": url}
+    chosen: dict[str, Any] = {
+        "symbols": tuple(names_of(symbols)),
+        "streams": tuple(names_of(streams)),
+        "url": url,
+    }
     rotation = Rotation(rotate_mb * 1024 * 1024, rotate_minutes * 60)
     recorder = _recorder(settings, exchange, chosen, out, rotation)
     asyncio.run(_run(recorder, seconds, quiet=as_json))

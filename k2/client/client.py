@@ -77,16 +77,11 @@ class K2Client(Http):
             "order": order,
             "fields": None if fields is None else list(fields),
             "as_of": as_of,
-            "snapshot_id": None if snapshot_id is None else str(snapshot_id),
+            "snapshot_id": _id_of(snapshot_id),
             "limit": page_rows,
         }
-        cursor: str | None = None
-        while True:
-            page = await self.rows("GET", f"/v1/{table}", {**given, "cursor": cursor})
+        async for page in self._paged("GET", f"/v1/{table}", given):
             yield page
-            cursor = page.next_cursor
-            if cursor is None:
-                return
 
     async def latest(
         self, table: Table = "trades", symbols: Symbols = None, *, as_of: Time | None = None
@@ -140,7 +135,7 @@ class K2Client(Http):
             "limit": limit,
             "fill": fill,
             "as_of": as_of,
-            "snapshot_id": None if snapshot_id is None else str(snapshot_id),
+            "snapshot_id": _id_of(snapshot_id),
         }
         return await self.rows("GET", f"/v1/ohlcv/{timeframe}", given)
 
@@ -205,17 +200,12 @@ class K2Client(Http):
             "exchange": exchange,
             "start_time": start,
             "end_time": end,
-            "snapshot_id": None if snapshot_id is None else str(snapshot_id),
+            "snapshot_id": _id_of(snapshot_id),
             "as_of": as_of,
             "batch_size": batch_size,
         }
-        cursor: str | None = None
-        while True:
-            batch = await self.rows("POST", "/v1/replay", {**given, "cursor": cursor})
+        async for batch in self._paged("POST", "/v1/replay", given):
             yield batch
-            cursor = batch.next_cursor
-            if cursor is None:
-                return
 
     async def stream(
         self, data_type: str = "trades", symbols: Symbols = None, **options: Any
@@ -225,6 +215,15 @@ class K2Client(Http):
         async for event, data in self.events("/v1/stream", given):
             if event in ("snapshot", "rows"):
                 yield event, orjson.loads(data)["data"]
+
+    async def _paged(self, method: str, path: str, given: dict[str, Any]) -> AsyncIterator[Rows]:
+        cursor: str | None = None
+        while True:
+            page = await self.rows(method, path, {**given, "cursor": cursor})
+            yield page
+            cursor = page.next_cursor
+            if cursor is None:
+                return
 
     async def _records(
         self, table: Table, symbols: Symbols, *, limit: int = 1_000, **options: Any
@@ -246,6 +245,10 @@ class K2Client(Http):
         """Rows of an endpoint that has them in JSON only."""
         body = await self.json("GET", path, given)
         return Rows(pa.Table.from_pylist(body["data"]), body["meta"].get("as_of", {}))
+
+
+def _id_of(snapshot: int | str | None) -> str | None:
+    return None if snapshot is None else str(snapshot)
 
 
 def _names(symbols: Symbols) -> list[str] | None:

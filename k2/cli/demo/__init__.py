@@ -11,6 +11,7 @@ import click
 from k2.cli.demo.degradation import degradation
 from k2.cli.demo.feed import Options
 from k2.cli.demo.run import Demo
+from k2.cli.parameters import names_of
 
 
 def _speed(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
@@ -27,14 +28,14 @@ def _speed(_context: click.Context, _option: click.Parameter, value: str | None)
 def _symbols(_context: click.Context, _option: click.Parameter, value: str | None) -> list[str]:
     if value is None:
         return []
-    names = [part.strip().upper() for part in value.split(",") if part.strip()]
+    names = names_of(value.upper())
     wrong = [name for name in names if not (name.isascii() and name.isalnum())]
     if wrong or not names:
         raise click.BadParameter(
             f"{value!r}; allowed: letters and digits without separator, comma separated, "
             "e.g. BTCUSDT,ETHUSDT"
         )
-    return list(dict.fromkeys(names))
+    return names
 
 
 @click.group(invoke_without_command=True)
