@@ -24,6 +24,7 @@ import click
 import numpy as np
 import psutil
 
+from k2.cli.bench.machine import machine
 from k2.cli.demo.client import ExchangeClient, WorkerClient, free_port
 from k2.cli.demo.processes import Child
 from k2.cli.own import own_lake, own_worker
@@ -130,7 +131,7 @@ def summary(samples: Sequence[Sample], proof: dict[str, int], plan: Plan) -> dic
         "faults": samples[-1].faults,
         "proof": proof,
         "sound": not (proof["undisclosed"] or proof["doubled"]),
-        "machine": f"{os.cpu_count()} CPUs",
+        "machine": machine(),
     }
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +22,7 @@ import pyarrow as pa
 import pyruhvro
 
 from k2.cli.bench.dataset import Shape, chunks
+from k2.cli.bench.machine import machine
 from k2.codec.avro import Codec
 from k2.codec.registry import FileRegistry
 from k2.codec.schemas import schema_text
@@ -82,7 +81,7 @@ def run(records: int = 200_000, rounds: int = 5) -> Result:
         records=records,
         rounds=rounds,
         record_bytes=round(sum(len(v) for part in values for v in part) / records, 1),
-        machine=f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}",
+        machine=machine(),
     )
 
 

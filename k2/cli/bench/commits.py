@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
-import platform
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +22,7 @@ import pyarrow as pa
 import structlog
 
 from k2.cli.bench.lake import count_rows, local_catalog, rows_at
+from k2.cli.bench.machine import machine
 from k2.lake.tables import TRADES, ensure_table
 from k2.lake.vector import Place, Position
 from k2.lake.writer import LakeWriter
@@ -129,7 +128,7 @@ def run(folder: Path, writers: int, rows: int, seconds: float, interval_s: float
         "most_commits_of_a_writer": max(commits),
         "cpu_s_per_million_rows": round(sum(one.cpu_s for one in done) / len(ids) * 1e6, 2),
         "metadata_bytes": status.metadata_bytes,
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "machine": machine(),
     }
 
 

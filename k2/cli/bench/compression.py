@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import platform
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +16,7 @@ import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from k2.cli.bench.machine import machine
 from k2.errors import LakeError
 from k2.lake.catalog import open_catalog
 from k2.lake.files import parquet_options
@@ -121,7 +120,7 @@ def compression(frames: tuple[Path, ...], as_json: bool) -> None:
         "raw_bytes": raw,
         "raw_to_parquet": against,
         "codecs": results,
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "machine": machine(),
     }
     if as_json:
         click.echo(json.dumps(summary))

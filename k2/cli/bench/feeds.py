@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json as jsonlib
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -17,6 +15,7 @@ from typing import Any, Final
 import aiohttp
 import click
 
+from k2.cli.bench.machine import machine
 from k2.cli.demo.client import ExchangeClient, WorkerClient, free_port
 from k2.cli.demo.processes import Child
 from k2.cli.own import own_worker
@@ -172,7 +171,7 @@ def _result(
         round(behind_s, 1),
         max(sample.rss_mb for sample in samples),
         growth([sample for sample in samples if seconds / 2 <= sample.at_s <= seconds]),
-        f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}",
+        machine(),
         samples,
     )
 

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import json as jsonlib
 import os
-import platform
 import tempfile
 import time
 import uuid
@@ -29,7 +28,8 @@ from aiokafka import AIOKafkaProducer
 
 from k2.catalogue import topic_specs
 from k2.cli.bench.dataset import Shape, chunks
-from k2.cli.bench.transport import _kafka, _measure
+from k2.cli.bench.machine import machine
+from k2.cli.bench.transport import measured, own_kafka
 from k2.cli.demo.client import WorkerClient, free_port
 from k2.cli.demo.processes import Child
 from k2.cli.up import worker_command
@@ -84,13 +84,13 @@ class Sample:
 
 def run(kind: str, records: int, *, quiet: bool) -> Result:
     """`kind`: `sink` (validated topic to lake) or `pipeline` (log of record to lake)."""
-    with _kafka() as servers, tempfile.TemporaryDirectory(prefix="k2-bench-") as directory:
-        environment = _environment(servers, Path(directory), kind)
-        with _environ(environment):
+    with own_kafka() as servers, tempfile.TemporaryDirectory(prefix="k2-bench-") as directory:
+        environment = flow_environment(servers, Path(directory), kind)
+        with environ(environment):
             settings = load_settings()
             topic = BINANCE_TRADES.validated if kind == "sink" else BINANCE_TRADES.log
             _say(quiet, f"writing {records:,} records to {topic} …")
-            asyncio.run(_fill(settings, kind, records))
+            asyncio.run(fill_topic(settings, kind, records))
             before = _others(servers, topic, records)
             _say(quiet, f"running the {kind} …")
             samples, status = asyncio.run(_watch(settings, Path(directory), kind, records))
@@ -105,8 +105,8 @@ def run(kind: str, records: int, *, quiet: bool) -> Result:
 def _others(servers: str, topic: str, records: int) -> tuple[float, float]:
     """Records per second of bare aiokafka, and of a plain Faust agent, over the same topic."""
     return (
-        _measure("aiokafka", servers, topic, records),
-        _measure("plain_faust", servers, topic, records),
+        measured("aiokafka", servers, topic, records),
+        measured("plain_faust", servers, topic, records),
     )
 
 
@@ -115,7 +115,7 @@ def _say(quiet: bool, text: str) -> None:
         click.echo(text)
 
 
-def _environment(servers: str, directory: Path, kind: str) -> dict[str, str]:
+def flow_environment(servers: str, directory: Path, kind: str) -> dict[str, str]:
     return {
         "K2_KAFKA_BOOTSTRAP_SERVERS": servers,
         "K2_APP_ID": f"k2-bench-{uuid.uuid4().hex[:8]}",
@@ -129,7 +129,7 @@ def _environment(servers: str, directory: Path, kind: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _environ(values: dict[str, str]) -> Iterator[None]:
+def environ(values: dict[str, str]) -> Iterator[None]:
     before = dict(os.environ)
     os.environ.update(values)
     try:
@@ -139,7 +139,7 @@ def _environ(values: dict[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-async def _fill(settings: Settings, kind: str, records: int) -> None:
+async def fill_topic(settings: Settings, kind: str, records: int) -> None:
     """Topics as K2 makes them, and the data set in the one that is read."""
     admin = KafkaAdmin(settings.kafka.bootstrap_servers, settings.kafka)
     await admin.ensure_topics(topic_specs(settings))
@@ -273,7 +273,7 @@ def _result(
         last_fifth_per_s=round(_part_rate(samples, begin, end, 0.8, 1.0)),
         duplicates=status["validate"]["duplicates"],
         missing_ids=status["validate"]["missing_ids"],
-        machine=f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}",
+        machine=machine(),
     )
 
 

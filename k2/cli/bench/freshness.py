@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json as jsonlib
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -21,6 +19,7 @@ import aiohttp
 import click
 import numpy as np
 
+from k2.cli.bench.machine import machine
 from k2.cli.demo.client import ExchangeClient, WorkerClient, free_port
 from k2.cli.demo.processes import Child
 from k2.cli.own import own_worker
@@ -87,7 +86,7 @@ async def measure(capture: Path, speed: str, seconds: float, poll_ms: int) -> Re
         round(float(poll99), 1),
         speed,
         poll_ms,
-        f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}",
+        machine(),
     )
 
 

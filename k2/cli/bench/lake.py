@@ -8,8 +8,6 @@ the run and when the day has been closed; then every row is counted.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
 import tempfile
 import time
@@ -27,6 +25,7 @@ import structlog
 from pyiceberg.catalog import Catalog
 
 from k2.cli.bench.lake_query import compare
+from k2.cli.bench.machine import machine
 from k2.lake.catalog import open_catalog
 from k2.lake.reader import LakeReader
 from k2.lake.tables import TRADES, ensure_table
@@ -234,7 +233,7 @@ def report(catalog: Catalog, day: Day, measured: Measured, seconds: float) -> di
         "maintenance_s": round(measured.maintenance_s, 1),
         "rounds": measured.rounds,
         "seconds": round(seconds, 1),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "machine": machine(),
     }
 
 

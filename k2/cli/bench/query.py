@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json as jsonlib
 import os
-import platform
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -21,6 +20,7 @@ from typing import Any, Final
 import aiohttp
 import click
 
+from k2.cli.bench.machine import machine
 from k2.cli.bench.query_lake import NEXT_ID, Kept
 from k2.cli.bench.query_load import KINDS, MANY, Client, Kind, Questions, Seen
 from k2.cli.demo.client import ExchangeClient, WorkerClient, free_port
@@ -206,6 +206,5 @@ def query(
         lake = Kept.of(directory or Path(temporary) / "lake", rows, symbols, days)
         found = asyncio.run(measure(Run(lake, requests, rate, seconds, cold)))
     if as_json:
-        machine = f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}"
         click.echo(jsonlib.dumps({"rows": rows, "symbols": symbols, "days": days,
-                                  "machine": machine, **found}))  # fmt: skip
+                                  "machine": machine(), **found}))  # fmt: skip

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import platform
 import tempfile
 import time
 from contextlib import AsyncExitStack
@@ -17,8 +15,9 @@ import aiohttp
 import click
 import psutil
 
-from k2.cli.bench.flow import _environ, _environment, _fill
-from k2.cli.bench.transport import _kafka
+from k2.cli.bench.flow import environ, fill_topic, flow_environment
+from k2.cli.bench.machine import machine
+from k2.cli.bench.transport import own_kafka
 from k2.cli.demo.client import WorkerClient, free_port
 from k2.cli.demo.processes import Child
 from k2.cli.up import worker_command
@@ -53,12 +52,12 @@ class _Look:
 def run(kind: str, workers: int, records: int) -> dict[str, Any]:
     """Fill the topic, start the workers together, watch until all is stored; the figures."""
     with (
-        _kafka() as servers,
+        own_kafka() as servers,
         tempfile.TemporaryDirectory(prefix="k2-bench-") as directory,
-        _environ(_environment(servers, Path(directory), kind)),
+        environ(flow_environment(servers, Path(directory), kind)),
     ):
         settings = load_settings()
-        asyncio.run(_fill(settings, kind, records))
+        asyncio.run(fill_topic(settings, kind, records))
         looks = asyncio.run(_watch(settings, Path(directory), kind, workers, records))
     begin = looks[max(0, next(i for i, one in enumerate(looks) if one.done) - 1)]
     end = next(one for one in looks if one.done == looks[-1].done)
@@ -75,7 +74,7 @@ def run(kind: str, workers: int, records: int) -> dict[str, Any]:
         "commits": end.commits,
         "commits_per_s": round(end.commits / seconds, 2),
         "least_and_most_of_a_worker": [min(end.shares), max(end.shares)],
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Kafka on the same",
+        "machine": f"{machine()}, Kafka on the same",
     }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json as jsonlib
 import os
-import platform
 import signal
 import sys
 import tempfile
@@ -17,6 +16,7 @@ import aiohttp
 import click
 import psutil
 
+from k2.cli.bench.machine import machine
 from k2.cli.demo.client import free_port
 from k2.errors import K2Error
 from k2.settings import load_settings
@@ -63,7 +63,7 @@ async def measure(seconds: float) -> Result:
             round(trade_s, 2),
             round(_seen[0] / 2**20, 1),
             round(time.monotonic() - stopping_s, 2),
-            f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}",
+            machine(),
         )
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json as jsonlib
-import os
-import platform
 import random
 import subprocess
 import sys
@@ -25,6 +23,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.partitioner import murmur2
 from confluent_kafka.admin import AdminClient
 
+from k2.cli.bench.machine import machine
 from k2.errors import LogError
 from k2.settings import settings
 from k2.testing.kafka import running_kafka
@@ -67,13 +66,13 @@ def run(
     rounds: int = 3,
 ) -> Result:
     """Measure; the best of `rounds` counts, since other work on the machine only slows down."""
-    with _kafka() as servers:
+    with own_kafka() as servers:
         topic = f"k2.bench.transport.{uuid.uuid4().hex[:8]}"
         asyncio.run(_load(servers, topic, records, record_bytes, partitions))
         rates = dict.fromkeys(WORKERS, 0.0)
         for _ in range(rounds):
             for name in WORKERS:
-                rate = _measure(name, servers, topic, records)
+                rate = measured(name, servers, topic, records)
                 rates[name] = max(rates[name], rate)
                 if not json:
                     click.echo(f"{name:>12}: {rate:>12,.0f} records/s")
@@ -87,7 +86,7 @@ def run(
         record_bytes=record_bytes,
         partitions=partitions,
         rounds=rounds,
-        machine=f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}",
+        machine=machine(),
     )
 
 
@@ -95,7 +94,7 @@ def _rates(servers: str, topic: str, records: int, rounds: int, *, quiet: bool) 
     rates = dict.fromkeys(WORKERS, 0.0)
     for _ in range(rounds):
         for name in WORKERS:
-            rate = _measure(name, servers, topic, records)
+            rate = measured(name, servers, topic, records)
             rates[name] = max(rates[name], rate)
             if not quiet:
                 click.echo(f"{name:>12}: {rate:>12,.0f} records/s")
@@ -110,7 +109,7 @@ def _delete(servers: str, topic: str) -> None:
 
 
 @contextlib.contextmanager
-def _kafka() -> Iterator[str]:
+def own_kafka() -> Iterator[str]:
     configured = settings().kafka.bootstrap_servers
     if configured:
         yield configured
@@ -119,7 +118,7 @@ def _kafka() -> Iterator[str]:
         yield server.bootstrap
 
 
-def _measure(name: str, servers: str, topic: str, records: int) -> float:
+def measured(name: str, servers: str, topic: str, records: int) -> float:
     wanted = records // _PLAIN_SHARE if name == "plain_faust" else records
     command = [sys.executable, "-m", "k2.cli.bench.transport_worker"]
     # Faust makes its data directory where it is started.
