@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from k2.errors import LogCorruptError
 from k2.pipeline import checkpoint
 from k2.pipeline.continuity import Continuity, Policy
-from tests.pipeline.test_continuity import logs, rising_logs, rows, run, trades
+from tests.pipeline.continuity_parts import rows, run, trades
+from tests.pipeline.test_continuity import logs, rising_logs
 
 EPOCH = "6f2c3f5e-8a43-4f63-9d0a-8f1f0a1c2b3d"
 

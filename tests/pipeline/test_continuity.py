@@ -1,63 +1,16 @@
 """Continuity against a slow model, and the promises it is built for."""
 
-import gzip
-import itertools
-import json
-from dataclasses import dataclass
-
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k2.pipeline import checkpoint
-from k2.pipeline.continuity import RESET_AFTER_US, Continuity, Counts, Policy, Rows
+from k2.pipeline.continuity import RESET_AFTER_US, Continuity, Counts, Policy
 from k2.pipeline.intervals import IntervalSet
-from tests.data import BTC_0808, BTC_0809, require
+from tests.pipeline.continuity_parts import Seed, open_after, rows, run, trades
 
 HOUR = RESET_AFTER_US
-
-
-@dataclass
-class Seed:
-    starts: np.ndarray
-    ends: np.ndarray
-    last_timestamp_us: int = 0
-    older: tuple = ()
-
-
-def rows(records, at=0):
-    """Rows of (symbol, id, time[, backfill[, session]]) at offsets from `at`."""
-    wide = [(*r, False, None)[:5] if len(r) == 3 else (*r, None)[:5] for r in records]
-    marks = [(i, r[4]) for i, r in enumerate(wide) if r[4] is not None]
-    times = np.array([r[2] for r in wide], np.int64)
-    return Rows(
-        symbols=pa.array([r[0] for r in wide], pa.string()),
-        ids=np.array([r[1] for r in wide], np.int64),
-        timestamps_us=times,
-        receive_us=times + 5,
-        offsets=np.arange(at, at + len(wide), dtype=np.int64),
-        backfill=np.array([r[3] for r in wide], np.bool_),
-        sessions=marks,
-    )
-
-
-def trades(*ids, symbol="A", time=1_000, backfill=False):
-    return [(symbol, i, time, backfill) for i in ids]
-
-
-def run(continuity, records, cuts=()):
-    """Apply in pieces; returns (keep, events, summed counts)."""
-    edges = [0, *sorted(cuts), len(records)]
-    keep, events, total = [], [], np.zeros(6, np.int64)
-    for start, stop in itertools.pairwise(edges):
-        result = continuity.apply(rows(records[start:stop], at=start))
-        keep += result.keep.tolist()
-        events += result.events
-        c = result.counts
-        total += [c.ok, c.late, c.duplicates, c.small_gaps, c.large_gaps, c.resets]
-    return keep, events, total.tolist()
 
 
 def told(events, what):
@@ -239,15 +192,6 @@ def test_a_late_run_that_skips_shows_the_hole_it_leaves():
     _, events, _ = run(continuity, [*trades(301), *trades(10, 12), *trades(302)])
     assert list(continuity.tracks["A"].current.gaps) == [(11, 11), (13, 300)]
     assert open_after(events) == {11, *range(13, 301)}
-
-
-def open_after(events):
-    """Ids of one symbol that events in their order leave open."""
-    missing = set()
-    for e in events:
-        ids = set(range(e.first_id, e.last_id + 1))
-        missing = missing | ids if e.event == "opened" else missing - ids
-    return missing
 
 
 @given(
@@ -487,43 +431,3 @@ def test_nothing_changes_when_the_lake_cannot_be_read():
     with pytest.raises(OSError, match="no lake"):
         continuity.apply(rows(trades(1, 2)))
     assert len(continuity) == 0
-
-
-def capture(path, stream, key):
-    records = []
-    with gzip.open(path, "rt") as lines:
-        for line in lines:
-            at, frame = line.split(" ", 1)
-            message = json.loads(frame)
-            if message.get("stream", "").endswith(stream):
-                data = message["data"]
-                records.append((data["s"], data[key], data.get("T", int(at) // 10**6) * 1_000))
-    return records
-
-
-@pytest.mark.parametrize("order", [1, -1])
-def test_recorded_trades_in_either_order_have_no_gap_and_each_once(order):
-    require(BTC_0808, BTC_0809)
-    files = [capture(path, "@trade", "t") for path in (BTC_0808, BTC_0809)][::order]
-    log = files[0] + files[1] + files[0]
-    continuity = Continuity(Policy.CONTIGUOUS)
-    keep, events, counts = run(continuity, log, range(997, len(log), 997))
-    assert sum(keep) == 19_904
-    assert not any(keep[19_904:])
-    # The later file first: what lies before it is missing until the earlier one has come.
-    assert [e.event for e in events[:1]] == ["opened"] * (order == -1)
-    assert open_after(events) == set()
-    assert counts[3:] == [0, int(order == -1), 0]
-    assert list(continuity.tracks["BTCUSDT"].current.seen) == [(3735683259, 3735703162)]
-
-
-def test_recorded_quotes_replayed_are_all_duplicates():
-    require(BTC_0808)
-    log = capture(BTC_0808, "@bookTicker", "u")
-    continuity = Continuity(Policy.RISING)
-    first = run(continuity, [(*r, False, b"s1" if n == 0 else None) for n, r in enumerate(log)])
-    again = run(continuity, [(*r, False, b"s2" if n == 0 else None) for n, r in enumerate(log)])
-    assert all(first[0])
-    assert not any(again[0])
-    assert isinstance(continuity.tracks["BTCUSDT"].current.seen, IntervalSet)
-    assert len(continuity.tracks["BTCUSDT"].current.seen) == 1
