@@ -170,6 +170,8 @@ def field_id(column: pa.Field) -> int:
 
 def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """`rows` with the columns of `schema`, found by field id; absent ones are null."""
+    if rows.schema.equals(schema, check_metadata=True):
+        return rows
     by_id = {field_id(column): index for index, column in enumerate(rows.schema)}
     columns = []
     for column in schema:
@@ -177,7 +179,8 @@ def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
         if index is None:
             columns.append(pa.nulls(rows.num_rows, column.type))
         else:
-            columns.append(rows.column(index).cast(column.type))
+            found = rows.column(index)
+            columns.append(found if found.type == column.type else found.cast(column.type))
     return pa.Table.from_arrays(columns, schema=schema)
 
 

@@ -57,6 +57,21 @@ def test_parquet_carries_field_ids_and_exact_decimals(catalog):
     assert ids == list(range(1, 21))
 
 
+def test_what_codes_make_small_is_not_compressed_again(catalog):
+    with catalog.load_table(TRADES.identifier).update_schema() as update:
+        update.add_column("note", StringType())
+    loaded = catalog.load_table(TRADES.identifier)
+    note = pa.field("note", pa.string(), metadata={b"PARQUET:field_id": b"21"})
+    rows = trades(range(3), symbols=("BTCUSDT",))
+    rows = rows.append_column(note, pa.array(["a", None, "b"]))
+    (file,) = write_files(TRADES, loaded.metadata, loaded.io, rows)
+    group = pq.read_metadata(file.file_path.removeprefix("file://")).row_group(0)
+    columns = [group.column(index) for index in range(group.num_columns)]
+    plain = {one.path_in_schema for one in columns if one.compression == "UNCOMPRESSED"}
+    assert plain == {"exchange", "asset_class", "currency", "side", "log_epoch", "log_topic"}
+    assert {one.compression for one in columns} == {"UNCOMPRESSED", "ZSTD"}
+
+
 def test_no_rows_no_files(catalog):
     loaded = catalog.load_table(TRADES.identifier)
     assert write_files(TRADES, loaded.metadata, loaded.io, trades([])) == []

@@ -37,7 +37,7 @@ def measure(table: TableDef, rows: pa.Table, options: dict[str, Any]) -> list[di
     """Bytes per row and the best time of some rounds for each codec."""
     results = []
     for codec, level in _CODECS:
-        chosen = {**options, "compression": codec, "compression_level": level}
+        chosen = {**options, **_chosen(options["compression"], codec, level)}
         content, write_s = None, float("inf")
         for _ in range(_ROUNDS):
             sink = pa.BufferOutputStream()
@@ -60,6 +60,16 @@ def measure(table: TableDef, rows: pa.Table, options: dict[str, Any]) -> list[di
     for found in results:
         found["to_uncompressed"] = round(plain / found["bytes"], 2)
     return results
+
+
+def _chosen(codecs: dict[str, str], codec: str, level: int | None) -> dict[str, Any]:
+    """Another codec for the columns that are compressed at all."""
+    compressed = [name for name, used in codecs.items() if used != "none"]
+    levels = None if level is None else dict.fromkeys(compressed, level)
+    return {
+        "compression": {**codecs, **dict.fromkeys(compressed, codec)},
+        "compression_level": levels,
+    }
 
 
 def _read_s(content: Any) -> float:
