@@ -55,6 +55,8 @@ class Trino(Service):
     title = f"Trino {VERSION}"
     default_ports = {"port": 18088}
     needs = frozenset((Catalog.name, S3.name))
+    #: A quarter of a minute on an idle machine.
+    start_timeout_s = 300.0
 
     def __init__(
         self,

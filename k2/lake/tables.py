@@ -207,12 +207,17 @@ BOUNDED: Final = (
 
 @dataclass(frozen=True)
 class TableDef:
-    """One table: its columns in order, the column that is its time, and what orders equal times."""
+    """One table: its columns in order, the column that is its time, and what orders equal times.
+
+    `version_of`: rows that are the same in these are versions of one thing, of which the highest
+    `order_column` counts; empty: every row counts.
+    """
 
     name: str
     columns: _Columns
     time_column: str
     order_column: str = "platform_sequence"
+    version_of: tuple[str, ...] = ()
 
     @property
     def identifier(self) -> tuple[str, str]:
@@ -315,7 +320,13 @@ QUOTES: Final = TableDef("quotes", _QUOTES, "timestamp")
 GAPS: Final = TableDef("gaps", _GAPS, "detected_at")
 AGG_TRADES: Final = TableDef("agg_trades", _AGG_TRADES, "timestamp")
 REFERENCE: Final = TableDef("reference_data", _REFERENCE, "timestamp")
-CANDLES: Final = TableDef("candles", _CANDLES, "window_start", "version")
+CANDLES: Final = TableDef(
+    "candles",
+    _CANDLES,
+    "window_start",
+    "version",
+    ("symbol", "exchange", "timeframe", "window_start"),
+)
 #: What was changed by hand; made by the first correction.
 CORRECTIONS: Final = TableDef("corrections", _CORRECTIONS, "corrected_at")
 TABLES: Final[Mapping[str, TableDef]] = {

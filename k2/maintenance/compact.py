@@ -16,6 +16,7 @@ import pyarrow as pa
 import structlog
 from pyiceberg.catalog import Catalog
 from pyiceberg.manifest import DataFile
+from pyiceberg.table.snapshots import Operation
 
 from k2.clock import SYSTEM_CLOCK, Clock
 from k2.errors import LakeError, SupersededError
@@ -46,7 +47,8 @@ _FILES_PER_COMMIT: Final = 1_024
 class CompactionReport:
     """What a run did, or would do. `groups` counts partitions' merges.
 
-    `most_files`: live files of the fullest partition before it.
+    `most_files`: live files of the fullest partition before it. `rows_replaced`: versions that
+    newer ones have replaced and that were left out.
     """
 
     table: str
@@ -54,6 +56,7 @@ class CompactionReport:
     files_before: int = 0
     files_after: int = 0
     rows: int = 0
+    rows_replaced: int = 0
     bytes_before: int = 0
     bytes_after: int = 0
     commits: int = 0
@@ -153,7 +156,7 @@ class Compactor:
         groups = groups[:done]
         removed = {file.path: file.day for group in groups for file in group.files}
         try:
-            self._loop.run(ReplaceFiles(self._table, added, removed))
+            self._loop.run(ReplaceFiles(self._table, added, removed, _operation(groups, added)))
         except SupersededError as exc:
             # Rolled back or rewritten meanwhile: what is due is planned anew next time.
             report.superseded += 1
@@ -200,10 +203,20 @@ def _batch(groups: list[Group]) -> list[Group]:
     return groups
 
 
+def _operation(groups: list[Group], added: list[DataFile]) -> Operation:
+    """A replace says that no row went; who reads changes one by one must hear of what did."""
+    return Operation.OVERWRITE if _replaced(groups, added) else Operation.REPLACE
+
+
+def _replaced(groups: list[Group], added: list[DataFile]) -> int:
+    return sum(group.rows for group in groups) - sum(file.record_count for file in added)
+
+
 def _count(report: CompactionReport, groups: list[Group], added: list[DataFile]) -> None:
     report.groups += len(groups)
     report.files_before += sum(len(group.files) for group in groups)
     report.rows += sum(group.rows for group in groups)
     report.bytes_before += sum(group.bytes for group in groups)
     report.files_after += len(added)
+    report.rows_replaced += _replaced(groups, added) if added else 0
     report.bytes_after += sum(file.file_size_in_bytes for file in added)

@@ -44,11 +44,15 @@ class CompactionPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Files of one partition to be merged into one, or a few of the target size."""
+    """Files of one partition to be merged into one, or a few of the target size.
+
+    `closed`: the day is over, so of rows that are versions only the newest stay.
+    """
 
     day: int
     bucket: int
     files: tuple[LakeFile, ...]
+    closed: bool = False
 
     @property
     def bytes(self) -> int:
@@ -77,10 +81,11 @@ def plan(
         if file.day is not None and file.bucket is not None:
             partitions.setdefault((file.day, file.bucket), []).append(file)
     newest = max((day for day, _ in partitions), default=0) if open_day is None else open_day
+    over = {at: at[0] < newest or at in quiet for at in partitions}
     groups = [
-        Group(day, bucket, tuple(pack))
-        for (day, bucket), members in partitions.items()
-        for pack in _due(members, policy, closed=day < newest or (day, bucket) in quiet)
+        Group(*at, tuple(pack), over[at])
+        for at, members in partitions.items()
+        for pack in _due(members, policy, closed=over[at])
     ]
     groups.sort(key=lambda group: (-len(group.files), group.day, group.bucket))
     return groups

@@ -36,8 +36,8 @@ REMOVED_PREFIX: Final = "k2-removed-"
 class ReplaceFiles(Change):
     """`added` takes the place of the files at `removed` (path -> day).
 
-    The rows stay the same (`REPLACE`), or go (`DELETE`, nothing added). Raises `SupersededError`
-    when one of the removed is not in the table any more.
+    The rows stay the same (`REPLACE`), change or get fewer (`OVERWRITE`), or go (`DELETE`, nothing
+    added). Raises `SupersededError` when one of the removed is not in the table any more.
     """
 
     def __init__(

@@ -36,6 +36,7 @@ from k2.lake.files import (
 from k2.lake.tables import TableDef
 from k2.maintenance.merge import UnsortedRunError, merge_sorted, sort_rows
 from k2.maintenance.plan import Group
+from k2.maintenance.versions import newest_only
 
 #: Arrow bytes of the chunks of all inputs together.
 CHUNK_BYTES: Final = 48 * 1024 * 1024
@@ -70,7 +71,7 @@ class Rewriter:
             output = _Output(self, group, f"{name}-{len(unsorted)}")
             try:
                 with ExitStack() as stack:
-                    for rows in self._merged(group, unsorted, stack):
+                    for rows in self._kept(group, self._merged(group, unsorted, stack)):
                         output.write(rows)
                 files = output.close()
                 self._check(group, files)
@@ -96,9 +97,19 @@ class Rewriter:
         ]
         yield sort_rows(pa.concat_tables(chunks), self.table.sort_columns)
 
+    def _drops(self, group: Group) -> bool:
+        """True when rows that newer ones have replaced are left out."""
+        return group.closed and bool(self.table.version_of)
+
+    def _kept(self, group: Group, merged: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        if not self._drops(group):
+            return merged
+        return newest_only(merged, self.table.sort_columns, self.table.version_of)
+
     def _check(self, group: Group, files: Sequence[DataFile]) -> None:
         written = sum(file.record_count for file in files)
-        if self.edit is None and written != group.rows:
+        whole = self.edit is None and not self._drops(group)
+        if (whole and written != group.rows) or written > group.rows:
             raise LakeError(
                 f"compaction of {self.table} read {group.rows} rows and wrote {written}; nothing "
                 "was committed",
