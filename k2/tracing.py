@@ -1,4 +1,4 @@
-"""Traces: frame batch → log → validated → lake, and HTTP → DuckDB.
+"""Traces: frame batch → log → validated → lake and tail, and HTTP → DuckDB.
 
 Off unless K2_TRACING_OTLP_ENDPOINT names a collector; then nothing of OpenTelemetry is imported and
 a span costs one comparison. The context travels in a header of each record batch, not of each
@@ -58,6 +58,12 @@ class Spans:
         if self._made_by is None:
             return _NOTHING
         return self._made_by.span(name, parents[:_MOST], attributes)
+
+    def follow(
+        self, name: str, parents: Sequence[bytes], **attributes: str | float
+    ) -> AbstractContextManager[bytes]:
+        """As `span`, for what is no trace by itself: nothing without parents."""
+        return self.span(name, parents, **attributes) if parents else _NOTHING
 
 
 TRACING: Final = Spans()

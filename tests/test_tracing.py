@@ -118,6 +118,10 @@ async def test_one_trace_leads_from_the_frame_to_the_commit(tmp_path: Path) -> N
     }
     known = {span.trace for span in collector.named("k2.source")}
     assert one_trace in known
+    shown = [one for one in collector.named("k2.tail") if one_trace in (one.trace, *one.links)]
+    assert shown, "the trace also tells when queries could see the rows"
+    assert ancestry(collector, shown[0]) == ["k2.tail", "k2.validate", "k2.source"]
+    assert {one.trace for one in collector.named("k2.tail")} <= known
     linked = {trace for commit in commits for trace in commit.links}
     assert linked <= known
     (request,) = collector.named("GET /v1/trades")
@@ -146,6 +150,8 @@ def test_off_by_default_and_then_nothing_is_imported(monkeypatch: pytest.MonkeyP
     TRACING.start(load_settings().tracing)
     assert not TRACING.on
     with TRACING.span("anything", (CALLER.encode(),), records=1) as context:
+        assert context == b""
+    with TRACING.follow("what has no trace to be part of", ()) as context:
         assert context == b""
     assert header(context) == ()
     code = "import k2.worker, sys; sys.exit('opentelemetry.sdk' in sys.modules)"

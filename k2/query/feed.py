@@ -15,6 +15,7 @@ from k2.pipeline.cover import CoverReader
 from k2.query.tail import Tail
 from k2.steps.rows import RowReader
 from k2.topics import parse
+from k2.tracing import TRACING, contexts_of
 from k2.transport.batch import LogBatch
 from k2.transport.reader import LogReader
 
@@ -109,6 +110,11 @@ class TailFeed:
         """Add the new groups of one batch. Raises `CoverHoleError` and `DecodeError`."""
         if not len(batch):
             return
+        traces = contexts_of(batch)
+        with TRACING.follow("k2.tail", traces, topic=batch.topic, records=len(batch)):
+            await self._show(batch)
+
+    async def _show(self, batch: LogBatch) -> None:
         partition = self._partitions[TP(batch.topic, batch.partition)]
         parts = await self._rows.read_async(batch, partition.cover)
         now_s = self._clock.monotonic_s()
