@@ -279,6 +279,11 @@ class Degradation(Group):
     cooldown_s: float = Field(30.0, ge=0, description="Seconds before the level may fall.")
     interval_s: float = Field(1.0, gt=0, description="Seconds between looks at lag and memory.")
     exempt: bool = Field(False, description="Loads, replays and benchmarks: never degrade.")
+    source_yields: bool = Field(
+        True,
+        description="From AGGRESSIVE on a worker's sessions leave half of the time to validation; "
+        "off: they read all they can, and tier 1 may fall behind as well.",
+    )
     tiers_file: types.OptionalFile = Field(
         "", description="JSON: asset class -> {tier1: [...], tier2: [...]}; empty: K2's own list."
     )

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _EVERY_S = 0.5
+#: Records not yet read, over validation, sink and tails: above it sessions may have to give way.
+_BEHIND = 10_000
 _QUIET_S = 60.0
 #: Log or catalog have not answered for this long.
 _SILENT_S = 15.0
@@ -49,6 +51,7 @@ class StatusBoard:
         self._open_gaps: int | None = None
         self._unknown = ""
         self.lag = 0
+        self._backlog = 0
         self._log_ms: float | None = None
         self._log_at_s = self._began_s
         #: Every record of the log has been read by every agent here …
@@ -93,6 +96,7 @@ class StatusBoard:
         self._ends = {tp: end for tp, (_, end) in bounds.items()}
         behind = {tp: lag_of(at, *bounds[tp]) for tp, at in positions.items()}
         self.lag = sum(n for tp, n in behind.items() if tp.topic in self._logs)
+        self._backlog = sum(behind.values()) + sum(worker.hot.read_to().values())
         self.read_through = not busy and not any(n > 0 for n in behind.values())
         stored = self.read_through and not self._unstored()
         if stored:
@@ -102,6 +106,13 @@ class StatusBoard:
         worker.hot.observe()
         worker.source.observe()
         self._note_activity()
+
+    @property
+    def overrun(self) -> bool:
+        """True when shedding is not enough: this worker's sessions must not take all the time."""
+        worker = self._worker
+        yields = worker.settings.degradation.source_yields and worker.level() >= Level.AGGRESSIVE
+        return yields and self._backlog > _BEHIND
 
     def _show_lag(self, behind: Mapping[TP, int]) -> None:
         for tp in self._shown.difference(behind):

@@ -195,6 +195,7 @@ class Worker:
             partitions=partitions,
             max_record_bytes=max_bytes,
             on_error=self.crash,
+            behind=lambda: self.status.overrun,
         )
 
     def _validate(self) -> ValidateStep:

@@ -12,8 +12,10 @@ from faust.types import TP
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
+from k2.degradation.levels import Level
 from k2.errors import K2Error, LakeError, LogError
 from k2.lake.vector import Place, Position, Vector
+from k2.settings import load_settings
 from k2.status import StatusBoard
 from k2.testing.clock import ManualClock
 from k2.topics import BINANCE_TRADES
@@ -70,7 +72,13 @@ class Worker:
         self.shed = SimpleNamespace(pending=dict)
         self.table = Table()
         self.lake = SimpleNamespace(pinned={"trades": self.table})
-        self.hot = SimpleNamespace(observe=lambda: None)
+        self.settings = load_settings()
+        self.at_level = Level.NORMAL
+        self.hot = SimpleNamespace(observe=lambda: None, read_to=lambda: self.tail_behind)
+        self.tail_behind = {"trades": 0}
+
+    def level(self) -> int:
+        return self.at_level
 
     async def _bounds(self, tps: Collection[TP]) -> dict[TP, tuple[int, int]]:
         if self.error is not None:
@@ -162,3 +170,24 @@ async def test_the_lag_of_a_partition_that_left_is_not_shown_any_more(
     await board.look()
     await board.look()
     assert shown() is None
+
+
+async def test_sessions_give_way_when_shedding_is_not_enough(
+    worker: Worker, board: StatusBoard
+) -> None:
+    await board.look()
+    assert not board.overrun
+    worker.bounds = (0, worker.position + 20_000)
+    await board.look()
+    assert not board.overrun, "the ladder comes first"
+    worker.at_level = Level.AGGRESSIVE
+    assert board.overrun
+    worker.bounds = (0, worker.position)
+    await board.look()
+    assert not board.overrun
+    worker.tail_behind["trades"] = 20_000
+    await board.look()
+    assert board.overrun, "what queries do not see yet is as late"
+    degradation = worker.settings.degradation.model_copy(update={"source_yields": False})
+    worker.settings = worker.settings.model_copy(update={"degradation": degradation})
+    assert not board.overrun

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 from pyiceberg.catalog import Catalog
 
+from k2.cli.demo.count import stored_ids
 from k2.lake.catalog import open_catalog
 from k2.pipeline.open_gaps import open_ranges
 from k2.settings import Settings
@@ -21,7 +20,7 @@ def prove(settings: Settings, played: dict[str, Any]) -> dict[str, int]:
     for, and the last ones may have been on their way when the market closed.
     """
     catalog = open_catalog(settings)
-    stored, gone = _stored_ids(catalog), _open_ranges(catalog)
+    stored, gone = stored_ids(catalog, "trades", "trade_id"), _open_ranges(catalog)
     proof = dict.fromkeys(("played", "stored", "disclosed", "undisclosed", "doubled"), 0)
     for stream in played:
         symbol, _, channel = stream.upper().partition("@")
@@ -37,18 +36,6 @@ def prove(settings: Settings, played: dict[str, Any]) -> dict[str, int]:
         proof["undisclosed"] += sum(last - first + 1 for first, last in missing) - disclosed
         proof["doubled"] += len(stored[symbol]) - len(ids)
     return proof
-
-
-def _stored_ids(catalog: Catalog) -> dict[str, npt.NDArray[np.int64]]:
-    """Trade ids of every row, by symbol."""
-    scan = catalog.load_table("market_data.trades").scan(selected_fields=("symbol", "trade_id"))
-    parts: dict[str, list[npt.NDArray[np.int64]]] = {}
-    for batch in scan.to_arrow_batch_reader():
-        symbols = batch.column("symbol").dictionary_encode()
-        ids, codes = batch.column("trade_id").cast(pa.int64()).to_numpy(), symbols.indices
-        for code, symbol in enumerate(symbols.dictionary.to_pylist()):
-            parts.setdefault(symbol, []).append(ids[codes.to_numpy() == code])
-    return {symbol: np.concatenate(found) for symbol, found in parts.items()}
 
 
 def _open_ranges(catalog: Catalog) -> dict[str, list[tuple[int, int]]]:

@@ -18,7 +18,7 @@ import structlog
 from k2 import metrics
 from k2.clock import Clock
 from k2.setting_feeds import Feed
-from k2.sources.contract import Exchange, Mapped
+from k2.sources.contract import Exchange, FrameMapper, Mapped, Received
 from k2.sources.open import new_session
 from k2.sources.plan import SessionSpec
 from k2.sources.refused import Refused
@@ -35,6 +35,8 @@ _FRAMES = 1_000
 #: After fewer frames than this the next ones wait for company.
 _FEW_FRAMES = 200
 _LINGER_S = 0.008
+#: Longest turn for the others: frames that wait too long are the exchange's reason to disconnect.
+_LONGEST_TURN_S = 0.25
 _RATE_S = 5.0
 #: Batches on their way to the log before the next frames are taken.
 _IN_FLIGHT = 256
@@ -104,8 +106,11 @@ class SourceStep:
         partitions: int,
         max_record_bytes: int,
         on_error: Callable[[BaseException], None],
+        behind: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`behind`: true while the steps after this one, on this worker, have much to catch up."""
         self.counts = SourceCounts()
+        self._behind = behind
         self._feeds = feeds
         self._clock = clock
         self._partitions = partitions
@@ -113,6 +118,8 @@ class SourceStep:
         self._on_error = on_error
         self._running: dict[str, _Running] = {}
         self._changing = asyncio.Lock()
+        #: Held while a session hands frames on and gives way: several give way together.
+        self._turn = asyncio.Lock()
 
     def specs(self) -> list[SessionSpec]:
         """Every session of the configuration."""
@@ -210,16 +217,15 @@ class SourceStep:
         # first id of a run for the successor of the last one of the run before.
         process = uuid.uuid4().hex
         while frames := await session.batch(_FRAMES):
-            if feed.raw is not None:
-                running.pending.update(feed.raw.send(running.spec.key, frames))
-            with TRACING.span(
-                "k2.source", exchange=feed.exchange.name, frames=len(frames)
-            ) as context:
-                mapped = mapper.map(frames, ingestion_us=self._clock.now_us())
-                run = f"{process}-{session.run_number}"
-                running.pending |= self._publish(feed, mapped, run, context)
-            running.pending |= self._refuse(feed, [*mapped.refused, *session.take_refused()])
-            self._count(running, mapped, len(frames))
+            async with self._turn:
+                began_s = self._clock.monotonic_s()
+                self._hand_on(running, mapper, frames, f"{process}-{session.run_number}")
+                if len(frames) >= _FEW_FRAMES and self._behind():
+                    # One turn of the loop is little to steps that need dozens for a batch. Without
+                    # as long as the frames took, a feed above what the worker can take would leave
+                    # validation, sink and queries no time at all.
+                    took_s = self._clock.monotonic_s() - began_s
+                    await self._clock.sleep(min(took_s, _LONGEST_TURN_S))
             running.pending = await self._settle(running.pending)
             # Every step behind us works per batch: frames that come one by one are cheaper, and so
             # earlier in an answer, when a few travel together. With more frames waiting nothing
@@ -227,6 +233,19 @@ class SourceStep:
             # emptied in one go, and validation, sink and queries would stand still meanwhile.
             await asyncio.sleep(_LINGER_S if len(frames) < _FEW_FRAMES else 0)
         await asyncio.gather(*running.pending, *self._refuse(feed, session.take_refused()))
+
+    def _hand_on(
+        self, running: _Running, mapper: FrameMapper, frames: list[Received], run: str
+    ) -> None:
+        feed = running.feed
+        if feed.raw is not None:
+            running.pending.update(feed.raw.send(running.spec.key, frames))
+        with TRACING.span("k2.source", exchange=feed.exchange.name, frames=len(frames)) as context:
+            mapped = mapper.map(frames, ingestion_us=self._clock.now_us())
+            running.pending |= self._publish(feed, mapped, run, context)
+        refused = [*mapped.refused, *running.session.take_refused()]
+        running.pending |= self._refuse(feed, refused)
+        self._count(running, mapped, len(frames))
 
     def _publish(
         self, feed: SourceFeed, mapped: Mapped, run: str, context: bytes

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from k2.clock import SYSTEM_CLOCK
+from k2.clock import SYSTEM_CLOCK, SystemClock
 from k2.codecs import Codecs
 from k2.errors import LogError
 from k2.exchange.capture import Frame
@@ -62,6 +62,8 @@ class Source:
 @asynccontextmanager
 async def source(codecs: Codecs, log: MemoryLog, url: str, **options: Any) -> AsyncIterator[Source]:
     max_record_bytes = options.pop("max_record_bytes", 500_000)
+    behind = options.pop("behind", lambda: False)
+    clock = options.pop("clock", SYSTEM_CLOCK)
     binance = Binance(
         _env_file=None,
         **{
@@ -89,10 +91,11 @@ async def source(codecs: Codecs, log: MemoryLog, url: str, **options: Any) -> As
                 RawFrames(TRADES, log, Partitioner(PARTITIONS), 5_000) if binance.raw else None,
             )
         ],
-        SYSTEM_CLOCK,
+        clock,
         partitions=PARTITIONS,
         max_record_bytes=max_record_bytes,
         on_error=errors.append,
+        behind=behind,
     )
     try:
         yield Source(step, log, codecs, errors)
@@ -333,3 +336,35 @@ async def test_a_full_queue_leaves_the_loop_to_others(codecs: Codecs, log: Memor
         await watch(made)
     steps = [after - before for before, after in itertools.pairwise(seen)]
     assert max(steps) <= 1_000
+
+
+class _Noting(SystemClock):
+    """Notes how long the task that hands frames on slept by it."""
+
+    def __init__(self) -> None:
+        self.given_s: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        task = asyncio.current_task()
+        if task is not None and task.get_coro().__qualname__ == "SourceStep._pump":
+            self.given_s.append(seconds)
+        await super().sleep(seconds)
+
+
+@pytest.mark.parametrize("behind", [True, False])
+async def test_who_is_behind_gets_turns_while_more_frames_wait(
+    codecs: Codecs, log: MemoryLog, monkeypatch: pytest.MonkeyPatch, behind: bool
+) -> None:
+    """A feed above what the worker can take must leave time to the steps after it."""
+    monkeypatch.setattr("k2.steps.source._FEW_FRAMES", 1)
+    clock = _Noting()
+    frames = [trade(i) for i in range(1, 2_001)]
+    async with (
+        serving(ListFeed(frames)) as server,
+        source(codecs, log, server.url, behind=lambda: behind, clock=clock) as made,
+    ):
+        await made.step.own(EVERY)
+        await until(lambda: made.step.counts.frames == len(frames))
+        assert made.ids() == {"BTCUSDT": list(range(1, 2_001))}
+    assert bool(clock.given_s) is behind
+    assert all(0 < given_s <= 0.25 for given_s in clock.given_s)

@@ -55,6 +55,8 @@ class Pace:
             "K2_DEGRADATION_COOLDOWN_S": str(self.cooldown_s),
             "K2_DEGRADATION_INTERVAL_S": "0.25",
             "K2_SINK_INTERVAL_S": "1",
+            # Else AGGRESSIVE is the last level that load can bring about here.
+            "K2_DEGRADATION_SOURCE_YIELDS": "false",
         }
 
 

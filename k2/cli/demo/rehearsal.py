@@ -20,13 +20,14 @@ from typing import Any, Final, Self
 import aiohttp
 
 from k2.cli.demo.client import WorkerClient, free_port
+from k2.cli.demo.count import Count, counts
 from k2.cli.demo.processes import Child, ChildFailed
 from k2.cli.demo.tide import Tide
 from k2.cli.own import own_lake, own_worker
 from k2.cli.up import worker_command
 from k2.exchange.server import ExchangeServer
 from k2.lake.catalog import open_catalog
-from k2.settings import ROLES, Settings, load_settings
+from k2.settings import ROLES, load_settings
 
 #: Two of tier 1, one of tier 2, two of tier 3; the busiest first.
 SYMBOLS: Final = ("BTCUSDT", "ETHUSDT", "ZECUSDT", "ANKRUSDT", "WINUSDT")
@@ -49,27 +50,18 @@ class Reply:
         return f"HTTP {self.status} in {self.ms:.0f} ms{wait}"
 
 
-@dataclass(frozen=True, slots=True)
-class Count:
-    """Ids sent and ids stored, over all symbols of one kind; `doubled` rows have an id again."""
-
-    sent: int
-    stored: int
-    missing: int
-    doubled: int
-    unknown: int
-
-    @property
-    def whole(self) -> bool:
-        """True when exactly what was sent is stored, each once."""
-        return not (self.missing or self.doubled or self.unknown)
-
-
 class Rehearsal:
     """Worker and market over one directory; use it as a context."""
 
-    def __init__(self, directory: Path, environment: Mapping[str, str], rate: float) -> None:
-        self.tide = Tide(SYMBOLS, rate, first_id=time.time_ns() // 1_000_000)
+    def __init__(
+        self,
+        directory: Path,
+        environment: Mapping[str, str],
+        rate: float,
+        symbols: tuple[str, ...] = SYMBOLS,
+    ) -> None:
+        self._symbols = symbols
+        self.tide = Tide(symbols, rate, first_id=time.time_ns() // 1_000_000)
         self.server = ExchangeServer(self.tide, sends=_SENDS)
         self.worker = Child("worker", worker_command(), directory / "worker.log")
         self._directory = directory
@@ -136,25 +128,30 @@ class Rehearsal:
                 found[tier] += int(float(line.rpartition(" ")[2]))
         return dict(found)
 
-    async def finish(self) -> None:
-        """End the market, wait until all of it is stored, and stop the worker in good order."""
+    async def stored(self) -> None:
+        """End the market, and return once all of it is stored."""
         self.tide.ebb()
         while True:
             status = await self.status()
             taken = status["source"]["frames"] >= self.server.sent.count()
             if self.server.finished and taken and status["drained"]:
-                break
+                return
             await asyncio.sleep(0.25)
+
+    async def finish(self) -> None:
+        """End the market, wait until all of it is stored, and stop the worker in good order."""
+        await self.stored()
         if code := await self.worker.stop(_STOP_S):
             raise ChildFailed(f"the worker ended with status {code}:\n{self.worker.log_tail()}")
 
     def counts(self) -> dict[str, Count]:
         """What was sent against what any program finds in the lake; blocking."""
-        return _counts(self.server, own_lake(load_settings(), self._directory / "data"))
+        catalog = open_catalog(own_lake(load_settings(), self._directory / "data"))
+        return counts(self.server.sent.sends, catalog)
 
     def _variables(self) -> dict[str, str]:
         return {
-            **own_worker(self._directory / "data", self._port, self.server.url, SYMBOLS),
+            **own_worker(self._directory / "data", self._port, self.server.url, self._symbols),
             "K2_ROLES": ",".join(ROLES),
             "K2_DEGRADATION_TIERS_FILE": "",
             **self._environment,
@@ -165,28 +162,3 @@ def _one_processor(pid: int) -> None:
     if hasattr(os, "sched_setaffinity"):
         with suppress(OSError):  # it has ended, or a sandbox forbids it: then it has them all
             os.sched_setaffinity(pid, {min(os.sched_getaffinity(0))})
-
-
-def _counts(server: ExchangeServer, settings: Settings) -> dict[str, Count]:
-    catalog = open_catalog(settings)
-    sent: dict[str, set[tuple[str, str]]] = {"trade": set(), "bookTicker": set()}
-    for stream, ident, _ in server.sent.sends:
-        symbol, _, channel = stream.partition("@")
-        sent[channel].add((symbol.upper(), str(ident)))
-    found = {}
-    for table, column, channel in (
-        ("trades", "trade_id", "trade"),
-        ("quotes", "quote_id", "bookTicker"),
-    ):
-        scan = catalog.load_table(f"market_data.{table}").scan(selected_fields=("symbol", column))
-        rows = scan.to_arrow()
-        ids = list(zip(rows["symbol"].to_pylist(), rows[column].to_pylist(), strict=True))
-        known = set(ids)
-        found[table] = Count(
-            sent=len(sent[channel]),
-            stored=len(ids),
-            missing=len(sent[channel] - known),
-            doubled=len(ids) - len(known),
-            unknown=len(known - sent[channel]),
-        )
-    return found
