@@ -124,7 +124,7 @@ class Day:
     round_s: float = 30.0
 
 
-def run_day(catalog: Catalog, day: Day, *, progress: bool) -> Measured:
+def run_day(catalog: Catalog, day: Day) -> Measured:
     """Commit and maintain."""
     clock, measured = SimulatedClock(), Measured()
     writer = LakeWriter(catalog, TRADES, clock=clock)
@@ -140,11 +140,7 @@ def run_day(catalog: Catalog, day: Day, *, progress: bool) -> Measured:
             _maintain(keeper, measured, hourly=clock.passed_s >= next_hour_s)
         if clock.passed_s >= next_hour_s:
             next_hour_s += _HOUR_S
-            if progress:
-                last = float(np.percentile(measured.commit_ms[-720:], 99))
-                click.echo(
-                    f"  {clock.passed_s / _HOUR_S:.0f} h  commit p99 {last:.0f} ms", err=True
-                )
+            _tell(measured, clock.passed_s / _HOUR_S)
     _maintain(keeper, measured, hourly=False)
     measured.open_day = compare(catalog)
     # The day ends: the first round sees that nothing came any more, the second closes it.
@@ -153,6 +149,14 @@ def run_day(catalog: Catalog, day: Day, *, progress: bool) -> Measured:
         _maintain(keeper, measured, hourly=False)
     writer.close()
     return measured
+
+
+def _tell(measured: Measured, hours: float) -> None:
+    """How far it is, and how an hour's commits went: it is a long way."""
+    wall, cpu = (
+        float(np.percentile(times[-720:], 99)) for times in (measured.commit_ms, measured.cpu_ms)
+    )
+    click.echo(f"  {hours:.0f} h  commit p99 {wall:.0f} ms ({cpu:.0f} ms of CPU)", err=True)
 
 
 def _commit(
@@ -261,7 +265,7 @@ def lake(commits: int, rows: int, symbols: int, directory: Path | None, as_json:
         ensure_table(catalog, TRADES, "zstd")
         started_s = time.perf_counter()
         day = Day(commits, rows, symbols)
-        measured = run_day(catalog, day, progress=not as_json)
+        measured = run_day(catalog, day)
         found = report(catalog, day, measured, time.perf_counter() - started_s)
     finally:
         catalog.close()
