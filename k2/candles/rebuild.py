@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import pyarrow as pa
@@ -93,22 +93,48 @@ def pair(
     return Pair(candles, trades, through, {p: at for p, at in all_.items() if p not in have})
 
 
+@dataclass(frozen=True, slots=True)
+class Only:
+    """Symbols and days whose trades are known to be kept, if there are any left."""
+
+    symbols: frozenset[str]
+    days: frozenset[int]
+
+    @classmethod
+    def of(cls, trades: pa.Table) -> Self:
+        """Those of trades of the lake."""
+        days = trades["timestamp"].cast(pa.int64()).to_numpy() // DAY_US
+        return cls(frozenset(trades["symbol"].to_pylist()), frozenset(days.tolist()))
+
+
 def compare(
-    reader: LakeReader, found: Pair, exclude: frozenset[str], *, add: bool = False
+    reader: LakeReader,
+    found: Pair,
+    exclude: frozenset[str],
+    *,
+    add: bool = False,
+    only: Only | None = None,
 ) -> Report:
-    """Recompute every day. `add`: also what the candles have nothing of yet counts as missing."""
+    """Recompute every day, or `only` some of it.
+
+    `add`: also what the candles have nothing of yet counts as missing.
+    """
     report = Report()
+    symbols = None if only is None else set(only.symbols)
     for start_us in _days(reader, found):
+        if only is not None and start_us // DAY_US not in only.days:
+            continue
         rows = [
             read_versions(found.candles, file)
-            for file in reader.files_for(found.candles, None, start_us, start_us + DAY_US)
+            for file in reader.files_for(found.candles, symbols, start_us, start_us + DAY_US)
         ]
         known = newest(pa.concat_tables([VERSIONED.empty_table(), *rows]))
-        known = known.filter(_within(known["window_start"], start_us))
-        if not reader.files_for(found.trades, None, start_us, start_us + DAY_US):
+        known = known.filter(_within(known, "window_start", start_us, symbols))
+        kept = reader.files_for(found.trades, None, start_us, start_us + DAY_US)
+        if only is None and not kept:
             report.outlived += known.num_rows
             continue
-        right = _recomputed(reader, found, start_us, exclude, add, report)
+        right = _recomputed(reader, found, start_us, symbols, exclude, add, report)
         _note(report, known, right)
     return report
 
@@ -170,15 +196,16 @@ def _recomputed(
     reader: LakeReader,
     found: Pair,
     start_us: int,
+    symbols: set[str] | None,
     exclude: frozenset[str],
     add: bool,
     report: Report,
 ) -> pa.Table:
     minutes = STATE.empty_table()
     columns = [*TRADE_COLUMNS, *_PLACE]
-    for file in reader.files_for(found.trades, None, start_us, start_us + DAY_US):
+    for file in reader.files_for(found.trades, symbols, start_us, start_us + DAY_US):
         rows = read_columns(found.trades, file, columns)
-        rows = rows.filter(_within(rows["timestamp"], start_us))
+        rows = rows.filter(_within(rows, "timestamp", start_us, symbols))
         for part, through in _by_place(rows, found.through):
             if through is None and add:
                 mine = part
@@ -203,9 +230,16 @@ def _by_place(
         yield rows.filter(mask), through.get(key)
 
 
-def _within(times: pa.ChunkedArray, start_us: int) -> pa.Array:
-    us = times.cast(pa.int64()).to_numpy()
-    return pa.array((us >= start_us) & (us < start_us + DAY_US))
+def _within(
+    rows: pa.Table, time_column: str, start_us: int, symbols: set[str] | None
+) -> pa.ChunkedArray | pa.Array:
+    """Which rows are of the day, and of `symbols` if given."""
+    us = rows[time_column].cast(pa.int64()).to_numpy()
+    of_day = pa.array((us >= start_us) & (us < start_us + DAY_US))
+    if symbols is None:
+        return of_day
+    wanted = pa.array(sorted(symbols), pa.string())
+    return pc.and_(of_day, pc.is_in(rows["symbol"], value_set=wanted))
 
 
 def _note(report: Report, known: pa.Table, right: pa.Table) -> None:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import click
+from pyiceberg.catalog import Catalog
 
-from k2.errors import ConfigError
+from k2.candles.again import Refolded, fold_again
+from k2.errors import ConfigError, K2Error
 from k2.lake.catalog import open_catalog
+from k2.lake.reader import LakeReader
+from k2.lake.tables import CANDLES
+from k2.lake.writer import LakeWriter
 from k2.lakehouse import retention_of
 from k2.log import configure_structlog
 from k2.maintenance.correct import SIDES, Corrected, Correction, Corrector
-from k2.settings import load_settings
+from k2.settings import Settings, load_settings
 
 _COLUMNS = ("message_id", "action", "price", "quantity", "side")
 
@@ -24,7 +30,7 @@ def correct() -> None:
     """Correct trades by identity: the column `message_id`.
 
     The old values stay visible by time travel, under the tag that is printed; what was asked for,
-    and why, is a row of `market_data.corrections`. Candles made of the trades stay as they are.
+    and why, is a row of `market_data.corrections`. Candles made of the trades are made anew.
     """
 
 
@@ -111,9 +117,39 @@ def _run(asked: Sequence[Correction], reason: str, dry_run: bool, as_json: bool)
             retry_s=settings.iceberg.commit_retry_s,
         )
         done = corrector.run(asked, reason, dry_run=dry_run)
+        candles = Refolded() if dry_run else _refold(settings, catalog, done)
     finally:
         catalog.close()
-    click.echo(json.dumps(done.as_dict()) if as_json else _told(done, dry_run))
+    if as_json:
+        click.echo(json.dumps({**done.as_dict(), "candles": asdict(candles)}))
+        return
+    click.echo(_told(done, dry_run))
+    if candles.left:
+        click.echo(
+            f"its candles are as they were: {candles.left}; run `k2 candles rebuild --write` later",
+            err=True,
+        )
+    elif candles.windows:
+        click.echo(f"{candles.windows} candles made anew")
+
+
+def _refold(settings: Settings, catalog: Catalog, done: Corrected) -> Refolded:
+    """The trades are corrected already, so what fails here is told and no error."""
+    if not catalog.table_exists(CANDLES.identifier):
+        return Refolded()
+    writer = LakeWriter(
+        catalog,
+        CANDLES,
+        retry_s=settings.iceberg.commit_retry_s,
+        retention=retention_of(settings),
+    )
+    exclude = frozenset(settings.candles.exclude_conditions)
+    try:
+        return fold_again(LakeReader(catalog), writer, done.rows, exclude)
+    except K2Error as exc:
+        return Refolded(left=exc.message)
+    finally:
+        writer.close()
 
 
 def _told(done: Corrected, dry_run: bool) -> str:

@@ -117,6 +117,8 @@ class Corrected:
     rows_rewritten: int = 0
     tag: str = ""
     snapshot: str = ""
+    #: The trades as they were, in the lake's columns.
+    rows: pa.Table = field(default_factory=TRADES.arrow_schema.empty_table)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -166,7 +168,7 @@ class Corrector:
         for _ in range(_TRIES):
             pinned = self._reader.current(TRADES)
             found = self._find(pinned, asked)
-            done = Corrected(_described(found.rows, asked), len(found.files))
+            done = Corrected(_described(found.rows, asked), len(found.files), rows=found.rows)
             if dry_run:
                 return done
             try:
