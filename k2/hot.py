@@ -60,7 +60,7 @@ class HotSide:
         hot = "query" in settings.core.roles
         carried = {topic.data_type for topic in settings.topics}
         self.tails = {
-            table.name: Tail(table.arrow_schema)
+            table.name: Tail(table.arrow_schema, lake.added[table.name])
             for table in (TRADES, QUOTES, AGG_TRADES, REFERENCE)
             if table.name in carried
         }
@@ -99,7 +99,7 @@ class HotSide:
         return TailFeed(
             reader,
             self.tails[name],
-            self._codecs.reader(topic.log),
+            self._codecs.reader(topic.log, self._lake.added[name]),
             self._clock,
             committed=lambda: self.engine.committed(name),
             max_minutes=query.tail_minutes,

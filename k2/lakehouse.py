@@ -73,7 +73,7 @@ class Lakehouse:
                 name: PinnedTable(reader, table, clock, keep_s=keep_s, breaker=watched.catalog)
                 for name, table in TABLES.items()
             },
-            {name: arrow_fields(TABLES[name], found.metadata) for name, found in tables.items()},
+            {name: arrow_fields(TABLES[name], found.schema()) for name, found in tables.items()},
         )
         for table in lake.pinned.values():
             table.refresh()

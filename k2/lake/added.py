@@ -14,8 +14,8 @@ import pyarrow as pa
 import structlog
 from pyiceberg.catalog import Catalog
 from pyiceberg.exceptions import CommitFailedException
+from pyiceberg.schema import Schema
 from pyiceberg.table import Table
-from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.types import IcebergType, NestedField
 
 from k2.codec.evolution import Step
@@ -28,20 +28,20 @@ DROPPED: Final = "(dropped) "
 _TRIES: Final = 10
 
 
-def added_columns(table: TableDef, metadata: TableMetadata) -> list[NestedField]:
-    """The table's columns that are not K2's, the dropped ones included."""
+def added_columns(table: TableDef, schema: Schema) -> list[NestedField]:
+    """Columns of `schema` that are not K2's, the dropped ones included."""
     own = {field.field_id for field in table.schema.fields}
-    return [field for field in metadata.schema().fields if field.field_id not in own]
+    return [field for field in schema.fields if field.field_id not in own]
 
 
 def is_dropped(column: NestedField) -> bool:
     return (column.doc or "").startswith(DROPPED)
 
 
-def arrow_fields(table: TableDef, metadata: TableMetadata) -> list[pa.Field]:
-    """What the sink may fill: added columns of types K2 writes, with their field ids."""
+def arrow_fields(table: TableDef, schema: Schema) -> list[pa.Field]:
+    """What the sink fills and SQL shows: added columns of types K2 writes, with their field ids."""
     found = []
-    for column in added_columns(table, metadata):
+    for column in added_columns(table, schema):
         kind = _arrow(column.field_type)
         if kind is not None and not is_dropped(column):
             mark = {b"PARQUET:field_id": str(column.field_id).encode()}
@@ -66,7 +66,7 @@ def apply(catalog: Catalog, table: TableDef, step: Step) -> bool:
     """
     for _ in range(_TRIES):
         loaded = catalog.load_table(table.identifier)
-        columns = {one.name: one for one in added_columns(table, loaded.metadata)}
+        columns = {one.name: one for one in added_columns(table, loaded.schema())}
         try:
             return _STEPS[step.action](loaded, columns, step)
         except CommitFailedException:

@@ -71,7 +71,9 @@ def _subject_and_table(
     if added is None:
         yield "its newest schema lacks a field of K2's, or has it as another type"
         return
-    columns = {one.name: one for one in added_columns(table, metadata) if not is_dropped(one)}
+    columns = {
+        one.name: one for one in added_columns(table, metadata.schema()) if not is_dropped(one)
+    }
     for field in added:
         column = columns.pop(field["name"], None)
         if column is None:

@@ -18,6 +18,7 @@ from pyiceberg.conversions import from_bytes
 from pyiceberg.exceptions import NoSuchTableError, RESTError
 from pyiceberg.io import FileIO
 from pyiceberg.manifest import DataFile, ManifestContent, ManifestFile
+from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Snapshot
@@ -48,6 +49,14 @@ class Pinned:
     vector: Vector
     metadata: TableMetadata
     io: FileIO
+
+    @property
+    def schema(self) -> Schema:
+        """The columns as they were when the snapshot was made."""
+        snapshot = self.snapshot
+        known = {one.schema_id: one for one in self.metadata.schemas}
+        made = None if snapshot is None else snapshot.schema_id
+        return self.metadata.schema() if made is None else known.get(made, self.metadata.schema())
 
     @property
     def snapshot(self) -> Snapshot | None:

@@ -47,9 +47,9 @@ class Bounds:
 class ColdSnapshot:
     """A pinned snapshot of one table with its planned files. Immutable.
 
-    `columns`: the lake's Arrow schema with Parquet field ids. `metadata_location`: given when the
-    snapshot has delete files, which only `iceberg_scan` applies. `pinned_s`: monotonic seconds.
-    `reader`: reads a few of its files.
+    `columns`: K2's Arrow schema with Parquet field ids; `added`: columns the table has beyond it.
+    `metadata_location`: given when the snapshot has delete files, which only `iceberg_scan`
+    applies. `pinned_s`: monotonic seconds. `reader`: reads a few of its files.
     """
 
     def __init__(
@@ -62,10 +62,12 @@ class ColdSnapshot:
         metadata_location: str | None = None,
         pinned_s: float = 0.0,
         reader: ColdRows | None = None,
+        added: Sequence[pa.Field] = (),
     ) -> None:
         self.snapshot_id = snapshot_id
         self.vector = vector
         self.columns = columns
+        self.added = tuple(added)
         self.files = tuple(sorted(files, key=latest_first))
         self.metadata_location = metadata_location
         self.pinned_s = pinned_s
@@ -113,7 +115,8 @@ class ColdSnapshot:
         if not files:
             return None
         paths = ", ".join(quote(local_path(file.path)) for file in files)
-        return f"read_parquet([{paths}], schema = {field_id_schema(self.columns)})"
+        schema = field_id_schema([*self.columns, *self.added])
+        return f"read_parquet([{paths}], schema = {schema})"
 
 
 def latest_first(file: LakeFile) -> tuple[bool, int]:
@@ -121,7 +124,7 @@ def latest_first(file: LakeFile) -> tuple[bool, int]:
     return (False, 0) if file.times_us is None else (True, -file.times_us[1])
 
 
-def field_id_schema(columns: pa.Schema) -> str:
+def field_id_schema(columns: Iterable[pa.Field]) -> str:
     """The `schema` parameter of `read_parquet`: columns by Parquet field id."""
     parts = []
     for field in columns:

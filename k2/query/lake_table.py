@@ -17,12 +17,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
+import pyarrow as pa
 import structlog
 from pyiceberg.table.snapshots import Snapshot
 
 from k2.breakers import Breaker
 from k2.clock import Clock
 from k2.errors import LakeError, SnapshotNotFoundError
+from k2.lake.added import arrow_fields
 from k2.lake.history import ancestors, only_grew
 from k2.lake.reader import LakeReader, Pinned
 from k2.lake.tables import TableDef
@@ -100,7 +102,9 @@ class PinnedTable:
         with self._lock:
             known = self._old.get(pinned.snapshot_id)
         if known is None:
-            known = self._planned(pinned, self._reader.has_deletes(pinned))
+            known = self._planned(
+                pinned, self._reader.has_deletes(pinned), arrow_fields(self._table, pinned.schema)
+            )
         with self._lock:
             self._old[pinned.snapshot_id] = known
             self._old.move_to_end(pinned.snapshot_id)
@@ -135,15 +139,17 @@ class PinnedTable:
         with self._lock:
             with self._asking():
                 pinned = self._reader.current(self._table)
-            if self._kept and self._kept[0].snapshot_id == pinned.snapshot_id:
+            added = tuple(arrow_fields(self._table, pinned.metadata.schema()))
+            same = bool(self._kept) and self._kept[0].added == added
+            if same and self._kept[0].snapshot_id == pinned.snapshot_id:
                 return
             now_s = self._clock.monotonic_s()
             deletes = self._reader.has_deletes(pinned)
-            newest = self._planned(pinned, deletes)
+            newest = self._planned(pinned, deletes, added)
             # Where rows were taken out, older snapshots would show them again.
             grown = (
                 not deletes
-                and self._kept
+                and same
                 and only_grew(pinned.metadata, pinned.snapshot, self._kept[0].snapshot_id)
             )
             older = thinned(self._kept, now_s, self._keep_s) if grown else ()
@@ -154,7 +160,7 @@ class PinnedTable:
     def _asking(self) -> AbstractContextManager[None]:
         return self._breaker.guarding(_blames) if self._breaker else nullcontext()
 
-    def _planned(self, pinned: Pinned, deletes: bool) -> ColdSnapshot:
+    def _planned(self, pinned: Pinned, deletes: bool, added: Sequence[pa.Field]) -> ColdSnapshot:
         return ColdSnapshot(
             snapshot_id=pinned.snapshot_id,
             vector=pinned.vector,
@@ -163,6 +169,7 @@ class PinnedTable:
             metadata_location=pinned.metadata_location if deletes else None,
             pinned_s=self._clock.monotonic_s(),
             reader=self._rows,
+            added=added,
         )
 
 

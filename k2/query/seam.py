@@ -58,6 +58,14 @@ class Pin(Generic[S]):
         ]
         return pa.concat_tables(tables) if tables else self.view.schema.empty_table()
 
+    def hot_whole(self, bounds: Bounds) -> pa.Table:
+        """`hot` with the columns the lake has beyond K2's."""
+        tables = [
+            _of_symbols(chunk.whole_above(sequence), bounds, chunk.symbols)
+            for chunk, sequence in self.hot_chunks(bounds)
+        ]
+        return pa.concat_tables([self.view.whole_schema.empty_table(), *tables])
+
     def hot_chunks(self, bounds: Bounds) -> Iterator[tuple[Chunk, int]]:
         """Chunks that may hold hot rows within `bounds`, each with what its rows must be above."""
         for chunk, sequence in self.view.chunks_above(self.snapshot.vector):

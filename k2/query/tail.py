@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -33,14 +33,15 @@ CHUNK_SPAN_S = 60.0
 class Chunk:
     """Rows of one place that arrived together.
 
-    `rows`: the lake's columns. `sequences`: their platform_sequence, rising. `first_s`/`last_s`:
-    monotonic seconds of the first and last arrival.
+    `rows`: K2's columns. `sequences`: their platform_sequence, rising. `first_s`/`last_s`:
+    monotonic seconds of the first and last arrival. `added`: what the lake has beyond K2's columns.
     """
 
     rows: pa.Table
     sequences: npt.NDArray[np.int64]
     first_s: float
     last_s: float
+    added: pa.Table | None = None
 
     @property
     def last(self) -> int:
@@ -48,7 +49,8 @@ class Chunk:
 
     @functools.cached_property
     def nbytes(self) -> int:
-        return int(self.rows.nbytes) + self.sequences.nbytes
+        more = 0 if self.added is None else int(self.added.nbytes)
+        return int(self.rows.nbytes) + more + self.sequences.nbytes
 
     @functools.cached_property
     def bounds_us(self) -> tuple[int, int]:
@@ -68,6 +70,15 @@ class Chunk:
     def above(self, sequence: int) -> pa.Table:
         """The rows whose platform_sequence is above `sequence` (no copy)."""
         return self.rows.slice(self.below(sequence))
+
+    def whole_above(self, sequence: int) -> pa.Table:
+        """The same with the added columns."""
+        rows = self.above(sequence)
+        if self.added is None:
+            return rows
+        for named, column in zip(self.added.schema, self.added.columns, strict=True):
+            rows = rows.append_column(named, column.slice(self.below(sequence)))
+        return rows
 
 
 @dataclass(frozen=True)
@@ -93,10 +104,15 @@ class HotPlace:
 
 @dataclass(frozen=True)
 class TailView:
-    """An immutable picture of the tail."""
+    """An immutable picture of the tail. `added`: columns the lake has beyond `schema`."""
 
     schema: pa.Schema
     places: Mapping[Place, HotPlace] = field(default_factory=dict)
+    added: tuple[pa.Field, ...] = ()
+
+    @property
+    def whole_schema(self) -> pa.Schema:
+        return pa.schema([*self.schema, *self.added])
 
     def covers(self, vector: Vector) -> bool:
         """True when the tail holds every row above `vector`, as far as the tail has read."""
@@ -154,11 +170,11 @@ class TailStats:
 
 
 class Tail:
-    """Hot rows of one data type. `schema`: the lake's Arrow schema of that type."""
+    """Hot rows of one data type. `schema`: K2's columns; `added`: what the lake has beyond them."""
 
-    def __init__(self, schema: pa.Schema) -> None:
+    def __init__(self, schema: pa.Schema, added: Sequence[pa.Field] = ()) -> None:
         self._lock = threading.Lock()
-        self._view = TailView(schema)
+        self._view = TailView(schema, added=tuple(added))
         self._lost = 0
 
     def view(self) -> TailView:
@@ -193,9 +209,10 @@ class Tail:
             chunks = hot.chunks
             if fresh < len(sequences):
                 table = pa.Table.from_batches([rows.slice(fresh)])
-                if not table.schema.equals(self._view.schema, check_metadata=True):
-                    table = table.cast(self._view.schema)
-                chunks = _merged((*chunks, Chunk(table, sequences[fresh:], now_s, now_s)))
+                if not table.schema.equals(self._view.whole_schema, check_metadata=True):
+                    table = table.cast(self._view.whole_schema)
+                own, more = _parted(table, len(self._view.schema))
+                chunks = _merged((*chunks, Chunk(own, sequences[fresh:], now_s, now_s, more)))
             self._put({place: replace(hot, high=max(hot.high, last), chunks=chunks)})
 
     def trim(
@@ -252,6 +269,19 @@ def _sequence(vector: Vector, place: Place) -> int:
     return -1 if position is None else position.sequence
 
 
+def _parted(rows: pa.Table, own: int) -> tuple[pa.Table, pa.Table | None]:
+    """K2's columns and the added ones (None: there are none)."""
+    if rows.num_columns == own:
+        return rows, None
+    return rows.select(range(own)), rows.select(range(own, rows.num_columns))
+
+
+def _joined(left: pa.Table | None, right: pa.Table | None) -> pa.Table | None:
+    if left is None or right is None:
+        return None
+    return pa.concat_tables([left, right]).combine_chunks()
+
+
 def _merged(chunks: tuple[Chunk, ...]) -> tuple[Chunk, ...]:
     """Merge the youngest chunks like a binary counter, so that each row is copied log(n) times."""
     while len(chunks) > 1:
@@ -268,6 +298,7 @@ def _merged(chunks: tuple[Chunk, ...]) -> tuple[Chunk, ...]:
             np.concatenate((left.sequences, right.sequences)),
             left.first_s,
             right.last_s,
+            _joined(left.added, right.added),
         )
         chunks = (*chunks[:-2], merged)
     return chunks
