@@ -70,4 +70,5 @@ def _with_columns(rows: pa.Table, columns: pa.Schema) -> pa.Table:
 
 
 def _field_id(column: pa.Field) -> bytes:
-    return (column.metadata or {})[b"PARQUET:field_id"]
+    found: bytes = (column.metadata or {})[b"PARQUET:field_id"]
+    return found

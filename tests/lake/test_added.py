@@ -19,7 +19,7 @@ ADD = Step("add", "fee", kind="decimal", doc="venue's fee")
 
 
 def fields(catalog):
-    return arrow_fields(TRADES, catalog.load_table(TRADES.identifier).metadata)
+    return arrow_fields(TRADES, catalog.load_table(TRADES.identifier).schema())
 
 
 def column(catalog, name, **scan):
