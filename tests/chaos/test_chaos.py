@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,16 @@ SHORT_KAFKA = ("zombie-rebalance-resend", "kill-worker", "catalog-reply-lost")
 
 def only(*names: str) -> list[object]:
     return [scenario for scenario in SCENARIOS if scenario.name in names]
+
+
+def test_every_failure_has_a_runbook_with_settings_that_exist() -> None:
+    page = Path("docs/runbooks/failures.md").read_text()
+    drills = set(re.findall(r"[`\w-]*scenario ([a-z0-9-]+)`|`([a-z0-9-]+)`", page))
+    named = {name for found in drills for name in found}
+    assert {one.name for one in SCENARIOS} <= named
+    settings = Path("docs/configuration.md").read_text()
+    for name in set(re.findall(r"\bK2_[A-Z0-9_]+", page)):
+        assert f"`{name}`" in settings, name
 
 
 def assert_held(report: Report, faults: int) -> None:
