@@ -27,7 +27,9 @@ from k2.pipeline.text_ids import scoped, start_us_of, symbol_of
 from k2.records import ID_COLUMN
 
 _Ints = npt.NDArray[np.int64]
-_READ = ("symbol", "exchange", "log_epoch", "platform_sequence", "timestamp")
+_READ = ("symbol", "timestamp")
+#: Read only where a file's bounds do not say that all rows have the same.
+_PLACE = ("log_epoch", "platform_sequence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,10 @@ class Known(NamedTuple):
         if not _only(file.epochs, self.epoch):
             return True
         return file.sequences is None or file.sequences[0] < self.own_before
+
+    def all_of(self, file: LakeFile) -> bool:
+        """True when every row of the file counts, as its bounds have it."""
+        return file.epochs is not None and not _within(file.epochs, self.epoch)
 
     def mask(self, rows: pa.Table) -> pa.ChunkedArray:
         """Which of `rows` count."""
@@ -138,22 +144,24 @@ class LakeSeeds:
         self, symbols: set[str], exchange: str, known: Known, start_us: int | None
     ) -> Iterator[pa.Table]:
         columns = [*_READ, self._id_column]
+        every = [*columns, "exchange", *_PLACE]
         chosen = pa.array(sorted(symbols), pa.string())
         if self._reader.has_deletes(self._pinned):
-            tables: Iterator[pa.Table] = iter([self._scan(columns)])
+            tables: Iterator[pa.Table] = iter([self._scan(every)])
         else:
             tables = (
-                self._read(file, columns)
+                self._read(file, [*columns, *_doubtful(file, exchange, known)])
                 for file in self._reader.files_for(self._pinned, symbols, start_us)
                 if known.may_be_in(file) and _within(file.exchanges, exchange)
             )
         for table in tables:
-            match = pc.and_(
-                pc.is_in(table["symbol"], value_set=chosen),
-                pc.and_(pc.equal(table["exchange"], exchange), known.mask(table)),
-            )
-            yield table.filter(match)
-        yield from self._cancelled(exchange, symbols, known, columns)
+            match = pc.is_in(table["symbol"], value_set=chosen)
+            if "exchange" in table.column_names:
+                match = pc.and_(match, pc.equal(table["exchange"], exchange))
+            if "log_epoch" in table.column_names:
+                match = pc.and_(match, known.mask(table))
+            yield table.select(columns).filter(match)
+        yield from self._cancelled(exchange, symbols, known, every)
 
     def _cancelled(
         self, exchange: str, symbols: set[str], known: Known, columns: list[str]
@@ -167,7 +175,7 @@ class LakeSeeds:
     def _read(self, file: LakeFile, columns: list[str]) -> pa.Table:
         try:
             with self._pinned.io.new_input(file.path).open() as stream:
-                return pq.read_table(stream, columns=columns, use_threads=False)
+                return pq.read_table(stream, columns=columns, use_threads=False, pre_buffer=False)
         except (OSError, pa.ArrowException) as exc:
             raise LakeError(
                 f"data file {file.path} of {self._pinned.table} cannot be read: {exc}; restore it "
@@ -193,6 +201,12 @@ def _only(bounds: tuple[str, str] | None, value: str) -> bool:
 
 def _within(bounds: tuple[str, str] | None, value: str) -> bool:
     return bounds is None or bounds[0] <= value <= bounds[1]
+
+
+def _doubtful(file: LakeFile, exchange: str, known: Known) -> list[str]:
+    """Columns that tell which rows of `file` count, as far as its bounds leave that open."""
+    columns = [] if _only(file.exchanges, exchange) else ["exchange"]
+    return columns if known.all_of(file) else [*columns, *_PLACE]
 
 
 def _by_symbol(rows: pa.Table, id_column: str) -> Iterator[tuple[str, _Ints, _Ints]]:
