@@ -72,7 +72,7 @@ class HotSide:
         await asyncio.gather(*(self._feed(name, epochs) for name in self.tails))
 
     def read_to(self) -> dict[str, int]:
-        """Records each tail is behind the log."""
+        """Records each tail is behind the log; one that starts, or starts again, is not named."""
         return {name: feed.lag() for name, feed in self._feeds.items()}
 
     async def close(self) -> None:
@@ -83,14 +83,16 @@ class HotSide:
             reader = self._transport.create_reader()
             try:
                 feed = self._new_feed(name, reader)
-                self._feeds[name] = feed
                 await feed.start(self._lake.pinned[name].vector(), epochs, await self._bounds(name))
+                # Its reader has positions only now, and only until it is stopped.
+                self._feeds[name] = feed
                 await feed.run()
             except _PASSING as exc:
                 details = exc.details if isinstance(exc, K2Error) else {"kind": type(exc).__name__}
                 log.warning("tail_interrupted", **{**details, "table": name, "error": str(exc)})
                 await self._clock.sleep(_AGAIN_S)
             finally:
+                self._feeds.pop(name, None)
                 await reader.stop()
 
     def _new_feed(self, name: str, reader: Any) -> TailFeed:

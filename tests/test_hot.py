@@ -21,10 +21,10 @@ from k2.settings import Settings
 from k2.testing.clock import ManualClock, eventually
 from k2.topics import MARKET_TOPICS
 from k2.transport.batch import LogBatch
-from tests.steps.conftest import clock, codecs, lake, settings
+from tests.steps.conftest import clock, codecs, lake, registered, settings
 from tests.steps.parts import EPOCH
 
-__all__ = ["clock", "codecs", "lake", "settings"]
+__all__ = ["clock", "codecs", "lake", "registered", "settings"]
 
 
 class Log:
@@ -50,6 +50,14 @@ class Log:
         await asyncio.Event().wait()
         raise AssertionError
 
+    def position(self, tp: TP) -> int:
+        if self.started <= 2:
+            raise KeyError(tp)
+        return 4
+
+    def highwater(self, _tp: TP) -> int:
+        return 5
+
     async def stop(self) -> None:
         self.stopped += 1
 
@@ -71,8 +79,11 @@ async def test_a_tail_whose_log_fails_starts_again(
     running = asyncio.ensure_future(hot.run({topic.log: EPOCH for topic in MARKET_TOPICS}))
     await eventually(lambda: transport.started == 2)
     assert not running.done()
+    assert hot.read_to() == {}, "a reader that does not read has no position"
     await clock.advance(1.0)
     await eventually(lambda: transport.started == 4)
+    await eventually(lambda: len(hot.read_to()) == 2)
+    assert min(hot.read_to().values()) > 0
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert transport.stopped == 4
