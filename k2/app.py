@@ -6,11 +6,13 @@ from agents import candles, degradation, maintenance, shed, sink, source, valida
 from k2.faust_app import K2App
 from k2.log import configure_structlog
 from k2.startup import settings_or_exit
+from k2.steps.tables import Tables
 from k2.topics import DEGRADATION_CONTROL, MAINTENANCE, SESSIONS
 from k2.transport.registry import batch_topic
 from k2.worker import Worker
 from tables.continuity import continuity_table
 from tables.degradation import degradation_table
+from tables.reference import reference_table
 from tables.shed import shed_table
 
 configure_structlog()
@@ -20,14 +22,13 @@ roles = conf.core.roles
 app = K2App.of(conf)
 # Faust assigns a changelog's partitions together with a topic's only where both have the same
 # subscribers: a table is declared by the workers that read its topic, and by no others.
-worker = Worker(
-    app,
-    conf,
+tables = Tables(
     continuity_table(app, conf.kafka.partitions) if "validate" in roles else None,
     shed_table(app, conf.kafka.partitions) if "sink" in roles else None,
     degradation_table(app),
+    reference_table(app) if conf.core.reference else None,
 )
-app.worker = worker
+app.worker = worker = Worker(app, conf, tables)
 
 
 def _batches(*names: str) -> list[object]:

@@ -13,6 +13,7 @@ from k2.topics import (
 from k2.transport.admin import TopicSpec
 from tables.continuity import CONTINUITY
 from tables.degradation import DEGRADATION
+from tables.reference import REFERENCE
 from tables.shed import SHED
 
 _DAY_S = 86_400.0
@@ -65,7 +66,9 @@ def faust_specs(settings: Settings) -> list[TopicSpec]:
     and the table behind it is waited for for ever.
     """
     app, partitions = settings.core.app_id, settings.kafka.partitions
+    reference = [TopicSpec(f"{app}-{REFERENCE}-changelog", 1, compacted=True)]
     return [
+        *(reference if settings.core.reference else ()),
         TopicSpec(f"{app}-{CONTINUITY}-changelog", partitions, compacted=True),
         TopicSpec(f"{app}-{SHED}-changelog", partitions, compacted=True),
         TopicSpec(f"{app}-{DEGRADATION}-changelog", 1, compacted=True),

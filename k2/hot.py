@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import pyarrow as pa
@@ -16,6 +16,7 @@ from k2 import metrics
 from k2.breakers import Breaker
 from k2.clock import Clock
 from k2.codecs import Codecs
+from k2.degradation.tiers import load_tiers
 from k2.errors import K2Error
 from k2.freshness import Freshness
 from k2.lake.tables import AGG_TRADES, CANDLES, GAPS, QUOTES, REFERENCE, TRADES
@@ -23,9 +24,11 @@ from k2.lakehouse import Lakehouse
 from k2.quality import Quality
 from k2.query.database import S3Access, open_database
 from k2.query.engine import QueryEngine, Source
+from k2.query.enrich import Enrichment
 from k2.query.feed import TailFeed
 from k2.query.tail import Tail
 from k2.settings import Settings
+from k2.steps.reference import ReferenceTable
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +52,9 @@ class HotSide:
         codecs: Codecs,
         clock: Clock,
         breaker: Breaker | None = None,
+        reference: Any = None,
     ) -> None:
+        """`reference`: the global table of `tables.reference`; None where no log carries it."""
         self._settings = settings
         self._transport = transport
         self._lake = lake
@@ -66,6 +71,18 @@ class HotSide:
         }
         self.engine = open_engine(settings, lake, self.tails if hot else {}, breaker)
         self._feeds: dict[str, TailFeed] = {}
+        logs = [topic.log for topic in settings.topics if topic.data_type == REFERENCE.name]
+        self.statements = (
+            ReferenceTable(reference, codecs.of(logs[0]))
+            if logs and reference is not None
+            else None
+        )
+
+    def enrichment(self, level: Callable[[], int]) -> Enrichment:
+        """What instruments are, for answers. `level`: of degradation."""
+        tiers = load_tiers(self._settings.degradation.tiers_file)
+        classes = {topic.exchange.upper(): topic.asset_class for topic in self._settings.topics}
+        return Enrichment(self.engine, self.statements, tiers, classes, level)
 
     async def run(self, epochs: Mapping[str, str]) -> None:
         """Feed every tail for ever."""

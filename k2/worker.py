@@ -41,7 +41,7 @@ from k2.steps.raw import RawFrames
 from k2.steps.shed import ShedStep, earliest_of
 from k2.steps.sink import SinkStep
 from k2.steps.source import SourceStep
-from k2.steps.tables import FaustCheckpoints
+from k2.steps.tables import FaustCheckpoints, Tables
 from k2.steps.validate import ValidateStep
 from k2.stopping import DRAIN_S, HANDOVER_S, Part, close_all
 from k2.topics import DEGRADATION_CONTROL, DEGRADATION_EVENTS, MAINTENANCE, MarketTopic, parse
@@ -63,16 +63,14 @@ _LEAST_S = 0.5
 class Worker:
     """The parts, by the order in which data meets them."""
 
-    def __init__(
-        self, app: K2App, settings: Settings, continuity: Any, shed: Any, degradation: Any
-    ) -> None:
+    def __init__(self, app: K2App, settings: Settings, tables: Tables) -> None:
         self.app = app
         self.settings = settings
         self.clock = SYSTEM_CLOCK
-        self._degradation = degradation
+        self._tables = tables
         self.ready = False
-        self._checkpoints = FaustCheckpoints(continuity)
-        self._shed_table = FaustCheckpoints(shed)
+        self._checkpoints = FaustCheckpoints(tables.continuity)
+        self._shed_table = FaustCheckpoints(tables.shed)
         self._tasks: list[asyncio.Task[None]] = []
         self.failure: BaseException | None = None
         self._opened = self._closing = False
@@ -117,9 +115,8 @@ class Worker:
         registry = open_registry(settings, self.breakers.registry)
         self.codecs = await asyncio.to_thread(Codecs.open, registry, settings.topics)
         self.lake = await asyncio.to_thread(Lakehouse.open, settings, self.clock, self.breakers)
-        self.hot = HotSide(
-            settings, transport, self.lake, self.codecs, self.clock, self.breakers.queries
-        )
+        parts = (settings, transport, self.lake, self.codecs, self.clock)
+        self.hot = HotSide(*parts, self.breakers.queries, self._tables.reference)
         self.status = StatusBoard(self)
         self.control = self._control()
         self.source = self._source()
@@ -166,7 +163,7 @@ class Worker:
     def _control(self) -> ControlStep:
         return ControlStep(
             self.settings.degradation,
-            self._degradation,
+            self._tables.degradation,
             self.app.topic(DEGRADATION_CONTROL, value_serializer="json").send,
             lambda: self.status.lag,
             self.clock,
@@ -215,6 +212,7 @@ class Worker:
             self.clock,
             checkpoint_s=self.settings.validate_.checkpoint_s,
             quality=self.hot.quality,
+            statements=self.hot.statements,
         )
 
     def _shed(self) -> ShedStep:
@@ -494,4 +492,5 @@ class Worker:
             now_us=self.clock.now_us,
             cors_origins=frozenset(api.cors_origins),
             exclude_conditions=frozenset(self.settings.candles.exclude_conditions),
+            enrichment=self.hot.enrichment(self.level),
         )

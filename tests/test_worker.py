@@ -16,6 +16,7 @@ import k2.worker
 from k2.errors import K2Error, LakeError, LogError, StaleWriterError
 from k2.faust_app import K2App
 from k2.settings import Settings
+from k2.steps.tables import Tables
 from k2.worker import Worker
 from tests.steps.parts import settings_in
 
@@ -58,7 +59,7 @@ class Made:
             transport=self.transport,
             consumer=SimpleNamespace(stop_flow=lambda: self.calls.append("consumer.stop_flow")),
         )
-        self.worker = Worker(self.app, settings, None, None, None)
+        self.worker = Worker(self.app, settings, Tables(None, None, None, None))
         self.status = SimpleNamespace(read_through=True, refresh=self._refresh)
         self.refreshing: K2Error | None = None
         self.lake = SimpleNamespace(

@@ -121,7 +121,8 @@ class Lanes:
             max_batch_bytes=self._settings.kafka.max_batch_bytes,
             seed=LakeSeeder(self._lake, topic, epoch, other_epochs=others),
             seed_texts=LakeTextSeeder(self._lake, topic, epoch, other_epochs=others),
-            tiers=self._tiers[topic.asset_class],
+            # What instruments are is little, and everything else is read by it.
+            tiers=None if topic.data_type == "reference_data" else self._tiers[topic.asset_class],
         )
 
     def may_block(self, validator: Validator) -> bool:

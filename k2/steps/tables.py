@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from faust.types import TP
+
+
+class Tables(NamedTuple):
+    """The Faust tables of a worker; None: those that its roles, or this platform, do without."""
+
+    continuity: Any
+    shed: Any
+    degradation: Any
+    reference: Any
 
 
 class FaustCheckpoints:

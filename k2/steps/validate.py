@@ -27,7 +27,7 @@ from k2.quality import Quality
 from k2.steps.publish import BatchProducer
 from k2.topics import MarketTopic, parse
 from k2.tracing import TRACING, contexts_of, header
-from k2.transport.batch import LogBatch
+from k2.transport.batch import LogBatch, OutBatch
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -60,6 +60,13 @@ class ValidatorFactory(Protocol):
 
     def stored_through(self, tp: TP) -> int:
         """Highest platform_sequence of the partition in the lake, -1 for none."""
+
+
+class Statements(Protocol):
+    """Where reference data is kept for every worker (`k2.steps.reference`)."""
+
+    def put(self, outputs: Sequence[OutBatch]) -> Awaitable[asyncio.Future[int]]:
+        """Write what was validated; the future is done once the log has it."""
 
 
 @dataclass(slots=True)
@@ -119,7 +126,9 @@ class ValidateStep:
         *,
         checkpoint_s: float,
         quality: Quality | None = None,
+        statements: Statements | None = None,
     ) -> None:
+        self._statements = statements
         self.counts = ValidateCounts()
         self._quality = quality
         self._factory = factory
@@ -184,8 +193,17 @@ class ValidateStep:
                 for out in outcome.outputs:
                     out.headers += header(context)
                     lane.outputs.append(self._producer.send_batch(out))
+                await self._state(lane, outcome)
             lane.broken = False
         self._count(batch, outcome)
+
+    async def _state(self, lane: _Lane, outcome: Outcome) -> None:
+        """Tell every worker what was said of instruments: one more output of the batch."""
+        if self._statements is None or lane.validator.topic.data_type != "reference_data":
+            return
+        validated = lane.validator.topic.validated
+        outputs = [out for out in outcome.outputs if out.topic == validated]
+        lane.outputs.append(await self._statements.put(outputs))
 
     async def _judge(self, lane: _Lane, batch: LogBatch) -> Outcome:
         began_s = self._clock.monotonic_s()

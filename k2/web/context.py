@@ -12,6 +12,7 @@ from k2.clock import SYSTEM_CLOCK
 from k2.degradation.levels import Level
 from k2.degradation.override import Override
 from k2.query.engine import QueryEngine
+from k2.query.enrich import Enrichment
 from k2.web.keys import KeyRing
 from k2.web.rates import Rates
 
@@ -77,6 +78,7 @@ class ApiContext:
     - `observe`: called once per request.
     - `degradation`: the level and what holds it; `shed`: what is put off, JSON-ready.
     - `now_us`: the wall clock.
+    - `enrichment`: what instruments are, for answers that ask for it.
     - `exclude_conditions`: trades with one of these make no candle, unless a question says else.
     """
 
@@ -98,6 +100,7 @@ class ApiContext:
     now_us: Callable[[], int] = SYSTEM_CLOCK.now_us
     cors_origins: frozenset[str] = frozenset()
     exclude_conditions: frozenset[str] = frozenset()
+    enrichment: Enrichment | None = None
     rates: Rates = field(default_factory=lambda: Rates(SYSTEM_CLOCK.monotonic_s))
 
 

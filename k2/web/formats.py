@@ -7,7 +7,7 @@ import csv
 import datetime as dt
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import orjson
@@ -253,10 +253,15 @@ _ENCODERS: Final[Mapping[str, Callable[[pa.Table], Iterator[bytes]]]] = {
 }
 
 
-def chosen_columns(fields: tuple[str, ...] | None, allowed: list[str]) -> list[str]:
-    """The columns asked for, else all. Raises `InvalidParameter` for one that is not there."""
+def chosen_columns(
+    fields: tuple[str, ...] | None, columns: list[str], more: Sequence[str] = ()
+) -> list[str]:
+    """The columns asked for, of `columns` and `more`, else `columns`.
+
+    Raises `InvalidParameter` for one that is not there."""
     if fields is None:
-        return allowed
+        return columns
+    allowed = [*columns, *more]
     wrong = next((name for name in fields if name not in allowed), None)
     if wrong is not None:
         raise InvalidParameter("fields", wrong, ", ".join(allowed))

@@ -82,7 +82,11 @@ class RecordsRequest(Travels, Period):
     exchange: Name | None = None
     limit: whole(1, MAX_LIMIT) = 100  # type: ignore[valid-type]
     order: Order = Field("desc", description="By time: newest or oldest first")
-    fields: Columns | None = Field(None, description="Columns, comma separated")
+    fields: Columns | None = Field(
+        None,
+        description="Columns, comma separated; also base_asset, quote_asset, tick_size, lot_size, "
+        "min_notional, name, isin, status (as of each row's time) and tier",
+    )
     cursor: str | None = Field(None, description="The next_cursor of the page before")
 
 
@@ -136,6 +140,9 @@ class SymbolsRequest(TravelsInTime):
     """GET /v1/symbols."""
 
     exchange: Name | None = None
+    fields: Columns | None = Field(
+        None, description="Objects instead of names: symbol, exchange, and what instruments are now"
+    )
 
 
 class GapsRequest(Request):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -173,6 +174,7 @@ def test_the_command_names_what_does_not_go(
     assert said in result.output
 
 
+@pytest.mark.timeout(240)
 async def test_loaded_twice_it_is_there_once_and_trades_find_what_held_then(tmp_path: Path) -> None:
     data.require(INFO, data.BTC_0808)
     later = tmp_path / "later.csv"
@@ -189,7 +191,7 @@ async def test_loaded_twice_it_is_there_once_and_trades_find_what_held_then(tmp_
             assert report["bad"] == 0
         assert (report["stored"], report["duplicates"]) == (0, report["sent"])
         await stack.start_exchange("serve", "--capture", str(data.BTC_0808), "--speed", "max")
-        await stack.start_worker(K2_BINANCE_STREAMS="trade")
+        await stack.start_worker(K2_BINANCE_STREAMS="trade", K2_REFERENCE="true")
         await stack.until("the replay", lambda s: s["source"]["trades"] > 5_000 and s["drained"])
         found = await stack.sql(
             "select r.tick_size::varchar tick, r.base_asset base, "
@@ -204,3 +206,44 @@ async def test_loaded_twice_it_is_there_once_and_trades_find_what_held_then(tmp_
         ]
         (row,) = await stack.sql("select count(*) n from reference_data where symbol = 'BTCUSDT'")
         assert row == {"n": 2}
+        await enriched_alike(stack)
+        status, symbols = await stack.get("/v1/symbols", fields=_FIELDS)
+        (seen,) = symbols["data"]
+        assert (status, seen.pop("tick_size"), seen.pop("currency")) == (
+            200,
+            "0.0500000000",
+            "USDT",
+        )
+        assert seen == {"symbol": "BTCUSDT", "base_asset": "BTC", "quote_asset": "USDT", "tier": 1}
+        status, refused = await stack.get("/v1/symbols", fields="symbol,price")
+        assert (status, refused["detail"]["parameter"]) == (422, "fields")
+        # The log thrown away, the lake kept: the same answers.
+        assert await stack.stop_worker() == 0
+        shutil.rmtree(tmp_path / "data" / "log")
+        await stack.start_worker(K2_BINANCE_ENABLED="false")
+        await enriched_alike(stack)
+
+
+_FIELDS = "symbol,base_asset,quote_asset,currency,tick_size,tier"
+
+
+async def enriched_alike(stack: Stack) -> None:
+    """Every trade of an answer has the tick size that held when it happened."""
+    held = {"2024-08-08T23:59:29.9Z": "0.01", "2024-08-09T00:00:00Z": "0.05"}
+    for end, tick in held.items():
+        status, found = await stack.get(
+            "/v1/trades", symbol="BTCUSDT", end_time=end, limit="500", fields=f"price,{_FIELDS}"
+        )
+        assert status == 200, found
+        facts = {
+            "symbol": "BTCUSDT",
+            "base_asset": "BTC",
+            "quote_asset": "USDT",
+            "currency": "USDT",
+            "tier": 1,
+        }
+        assert len(found["data"]) == 500
+        for row in found["data"]:
+            assert row.pop("price")
+            assert row == {**facts, "tick_size": tick}
+        assert found["meta"]["as_of"]["instruments"]["statements"] > 1_000

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from aiohttp import web
 
 from k2.query.asof import AsofJoin
 from k2.query.encode import JSON_COLUMNS, rows_of
+from k2.query.engine import Answer
+from k2.query.enrich import DESCRIBED
 from k2.query.records import RecordsQuery
 from k2.web.context import CONTEXT
 from k2.web.envelope import ROWS, answer, page
-from k2.web.formats import as_of, chosen, rows_response
+from k2.web.formats import as_of, chosen, chosen_columns, rows_response
 from k2.web.models import AsofRequest, LatestRequest, SymbolsRequest
 
 
@@ -19,12 +22,30 @@ async def symbols(request: web.Request, given: SymbolsRequest) -> web.StreamResp
     """GET /v1/symbols: every symbol with trades."""
     queries = request.config_dict[CONTEXT].queries
     found = await queries.symbols("trades", given.exchange, given.at)
+    if given.fields is not None:
+        return await _described(request, given, found, given.fields)
     if chosen(request, given.format) != "json":
         return await rows_response(request, found, name="symbols", format=given.format)
     names = sorted(set(found.rows["symbol"].to_pylist()))
     request[ROWS] = len(names)
     headers = {"Cache-Control": "private, max-age=5"}
     return answer(request, names, more=as_of(found), headers=headers)
+
+
+async def _described(
+    request: web.Request, given: SymbolsRequest, found: Answer, fields: tuple[str, ...]
+) -> web.StreamResponse:
+    """Symbols with what they are now, or were at the time the lake is asked as of."""
+    context = request.config_dict[CONTEXT]
+    facts = DESCRIBED if context.enrichment else ()
+    columns = chosen_columns(fields, found.rows.column_names, facts)
+    wanted = [name for name in columns if name in facts]
+    if context.enrichment is not None and wanted:
+        at_us = given.as_of or context.now_us()
+        rows, seen = await context.enrichment.describe(found.rows, wanted, at_us)
+        found = replace(found, rows=rows, as_of={**found.as_of, "instruments": seen}, fixed=False)
+    shown = replace(found, rows=found.rows.select(columns))
+    return await rows_response(request, shown, name="symbols", format=given.format)
 
 
 async def latest(request: web.Request, given: LatestRequest) -> web.StreamResponse:

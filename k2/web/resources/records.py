@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+import pyarrow as pa
 from aiohttp import web
 
 from k2.clock import SYSTEM_CLOCK
 from k2.errors import InvalidParameter
 from k2.lake.tables import QUOTES, TRADES, TableDef
+from k2.query.engine import Answer
+from k2.query.enrich import ENRICHED, Enrichment
 from k2.query.filters import Between, OneOf, key_of
 from k2.query.lake_table import AsOf
 from k2.query.records import RecordsQuery
@@ -162,15 +166,20 @@ async def respond(
     question = {"table": table.name, "asked": question}
     after = None if page_cursor is None else cursor.decode(page_cursor, question)[0]
     limit = query.limit
-    columns = chosen_columns(fields, table.arrow_schema.names)
+    context = request.config_dict[CONTEXT]
+    enrichment = context.enrichment
+    columns = chosen_columns(fields, table.arrow_schema.names, ENRICHED if enrichment else ())
     # One more than asked for tells whether there is more.
     wanted = replace(query, limit=offset + limit + 1, after=after)
-    found = await request.config_dict[CONTEXT].queries.records(table.name, wanted, at)
+    found = await context.queries.records(table.name, wanted, at)
     has_more = found.rows.num_rows > offset + limit
     rows = found.rows.slice(offset, limit)
     following = None
     if has_more and question["asked"] is not None:
         following = cursor.encode(question, key_of(rows, limit - 1, table.time_column))
+    facts = [name for name in columns if name in ENRICHED]
+    if enrichment is not None and facts:
+        found, rows = await with_facts(enrichment, found, rows, facts)
     shown = replace(found, rows=rows.select(columns))
     return await rows_response(
         request,
@@ -181,3 +190,12 @@ async def respond(
         more=more,
         max_age_s=max_age_s,
     )
+
+
+async def with_facts(
+    enrichment: Enrichment, found: Answer, rows: pa.Table, names: Sequence[str]
+) -> tuple[Answer, pa.Table]:
+    """`rows` with what their instruments were then; the answer says what that was known from."""
+    rows, seen = await enrichment.add(rows, names)
+    # What is loaded later about then changes the answer, also the one of a fixed snapshot.
+    return replace(found, as_of={**found.as_of, "instruments": seen}, fixed=False), rows
