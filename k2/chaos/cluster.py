@@ -221,6 +221,8 @@ class Cluster:
             "K2_BINANCE_SYMBOLS": ",".join(self.options.symbols),
             "K2_BINANCE_SYMBOLS_PER_SESSION": "1",
             "K2_BINANCE_RECONNECT_INITIAL_S": "0.2",
+            # What was missed is to be found as gaps, not mended.
+            "K2_BINANCE_BACKFILL": "false",
             "K2_BINANCE_RECONNECT_MAX_S": "2",
             "K2_SINK_INTERVAL_S": "1",
             "K2_DEGRADATION_EXEMPT": "true",

@@ -16,7 +16,7 @@ from typing import Final
 from k2.errors import CaptureError
 from k2.exchange.capture import Frame, read_capture, symbols_of
 from k2.exchange.feed import CaptureFeed
-from k2.exchange.tally import OTHER, QUOTE, TRADE, id_of, kind_of
+from k2.exchange.tally import QUOTE, TRADE, id_of, kind_of
 
 _NUMBER: Final = re.compile(rb'"(t|u|T|E)":(\d+)')
 _MS: Final = 1_000_000
@@ -42,7 +42,7 @@ class LoopingFeed:
             frame
             for path in CaptureFeed(paths).paths
             for frame in read_capture(path)
-            if kind_of(frame.stream) != OTHER
+            if kind_of(frame.stream) in (TRADE, QUOTE)
         ]
         own = symbols_of(self._frames)
         if len(own) != 1:

@@ -1,23 +1,24 @@
-"""The exchange server's history: every trade it has played, sent or not, by id over REST."""
+"""The exchange server's history: all trades and aggregates it has played, sent or not, by id."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
 from aiohttp import web
 
 from k2.exchange.capture import Frame
-from k2.exchange.tally import TRADE, id_of, kind_of
+from k2.exchange.tally import AGGREGATE, TRADE, ids_of, kind_of
 from k2.sources.kraken_history import nanoseconds, rest_pair
 
 #: Trades kept of all streams together, about 450 bytes each, and of one at least.
 _KEPT = 200_000
 _LEAST = 1_000
 _PAGE = 1_000
+_KINDS = (TRADE, AGGREGATE)
 
 
 class Past:
@@ -26,12 +27,10 @@ class Past:
     def __init__(self) -> None:
         self._streams: dict[str, dict[int, Frame]] = {}
 
-    def add(self, frames: Iterable[Frame]) -> None:
-        for frame in frames:
-            if kind_of(frame.stream) != TRADE:
-                continue
-            ident = id_of(TRADE, frame.data)
-            if ident is None:
+    def add(self, frames: Sequence[Frame], idents: Sequence[int | None] | None = None) -> None:
+        """Keep trades and aggregates; `idents` are `ids_of` the frames."""
+        for frame, ident in zip(frames, ids_of(frames) if idents is None else idents, strict=True):
+            if ident is None or kind_of(frame.stream) not in _KINDS:
                 continue
             held = self._streams.setdefault(frame.stream, {})
             held[ident] = frame
@@ -65,13 +64,18 @@ def _kraken(trade: dict[str, Any]) -> list[Any]:
 
 
 def history_routes(past: Past) -> list[web.RouteDef]:
-    """`/api/v3/historicalTrades` as Binance, `/products/{id}/trades` as Coinbase and
+    """`historicalTrades` and `aggTrades` as Binance, `/products/{id}/trades` as Coinbase and
     `/0/public/Trades` as Kraken answers it."""
 
     async def binance(request: web.Request) -> web.Response:
         symbol, first = request.query.get("symbol", ""), _integer(request, "fromId", 0)
         found = past.between(f"{symbol.lower()}@trade", first, 2**63, _limit(request))
         return web.json_response([_binance(frame["data"]) for frame in found])
+
+    async def aggregates(request: web.Request) -> web.Response:
+        symbol, first = request.query.get("symbol", ""), _integer(request, "fromId", 0)
+        found = past.between(f"{symbol.lower()}@aggTrade", first, 2**63, _limit(request))
+        return web.json_response([_aggregate(frame["data"]) for frame in found])
 
     async def coinbase(request: web.Request) -> web.Response:
         before, limit = _integer(request, "after", 2**63), _limit(request)
@@ -89,6 +93,8 @@ def history_routes(past: Past) -> list[web.RouteDef]:
     return [
         web.get("/0/public/Trades", kraken),
         web.get("/api/v3/historicalTrades", binance),
+        web.get("/api/v3/aggTrades", aggregates),
+        web.get("/fapi/v1/aggTrades", aggregates),
         web.get("/products/{product}/trades", coinbase),
     ]
 
@@ -111,6 +117,10 @@ def _binance(trade: dict[str, Any]) -> dict[str, Any]:
         "isBuyerMaker": trade["m"],
         "isBestMatch": trade.get("M", True),
     }
+
+
+def _aggregate(trade: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in trade.items() if name not in ("e", "E", "s")}
 
 
 def _coinbase(match: dict[str, Any]) -> dict[str, Any]:

@@ -49,8 +49,8 @@ POLICIES: Final[Mapping[tuple[str, str], Policy]] = {
     ("binance", "trades"): Policy.CONTIGUOUS,
     ("binance", "agg_trades"): Policy.CONTIGUOUS,
     ("binance", "quotes"): Policy.RISING,
-    # Aggregates are numbered like spot's. That its trades leave no id out is documented nowhere and
-    # no capture shows it (fills of the insurance fund are not sent): no gaps are told of them.
+    # Aggregates are numbered like spot's. Its trades leave single ids out by themselves, even in
+    # the exchange's own files (docs/adding-an-exchange.md): no gaps are told of them.
     ("binance_futures", "agg_trades"): Policy.CONTIGUOUS,
     ("binance_futures", "trades"): Policy.RISING,
     ("binance_futures", "quotes"): Policy.RISING,

@@ -18,13 +18,13 @@ from k2.sources.page import PAGE, HistoryFrame, Wanted
 
 
 class History(Protocol):
-    """One exchange's history of trades. `by_time`: it is asked from a time on, not from an id."""
+    """An exchange's history of one data type. `by_time`: asked from a time on, not from an id."""
 
     live: str
     by_time: bool
 
     def serves(self, settings: Feed) -> bool:
-        """False when the feed as configured has no ids that the history knows."""
+        """False when the feed as configured does not ask for these records, or not with ids."""
 
     def url(self, wanted: Wanted) -> str:
         """Path and query for up to `PAGE` trades, the first of `wanted` among them."""
@@ -40,7 +40,7 @@ class BinanceHistory:
     by_time = False
 
     def serves(self, settings: Feed) -> bool:
-        return True
+        return "trade" in settings.streams
 
     def url(self, wanted: Wanted) -> str:
         limit = min(PAGE, wanted.last - wanted.first + 1)
@@ -72,6 +72,45 @@ class BinanceHistory:
         ]
 
 
+class BinanceAggregates:
+    """`GET …/aggTrades`: aggregated trades from an id on; it needs no key."""
+
+    by_time = False
+
+    def __init__(self, live: str, path: str) -> None:
+        self.live = live
+        self._path = path
+
+    def serves(self, settings: Feed) -> bool:
+        return "aggTrade" in settings.streams
+
+    def url(self, wanted: Wanted) -> str:
+        limit = min(PAGE, wanted.last - wanted.first + 1)
+        query = urlencode({"symbol": wanted.symbol, "fromId": wanted.first, "limit": limit})
+        return f"{self._path}?{query}"
+
+    def frames(self, symbol: str, content: bytes) -> list[HistoryFrame]:
+        fields = ("a", "p", "q", "f", "l", "T", "m")
+        return [
+            HistoryFrame(
+                int(trade["a"]),
+                _encode(
+                    {
+                        "stream": f"{symbol.lower()}@aggTrade",
+                        "data": {
+                            "e": "aggTrade",
+                            "E": trade["T"],
+                            "s": symbol,
+                            **{name: trade[name] for name in fields},
+                            **({"M": trade["M"]} if "M" in trade else {}),
+                        },
+                    }
+                ),
+            )
+            for trade in _listed(content, fields)
+        ]
+
+
 class CoinbaseHistory:
     """`GET /products/{id}/trades?after=`: trades before an id, newest first; no sequence."""
 
@@ -79,7 +118,7 @@ class CoinbaseHistory:
     by_time = False
 
     def serves(self, settings: Feed) -> bool:
-        return True
+        return "matches" in settings.streams
 
     def url(self, wanted: Wanted) -> str:
         end = min(wanted.last, wanted.first + PAGE - 1)
@@ -108,10 +147,16 @@ class CoinbaseHistory:
         ]
 
 
-HISTORIES: Final[dict[str, History]] = {
-    "binance": BinanceHistory(),
-    "coinbase": CoinbaseHistory(),
-    "kraken": KrakenHistory(),
+#: By exchange and data type. Trades of USD-M futures leave ids out by themselves, so nothing tells
+#: which to ask for; nor does anything of book tickers.
+HISTORIES: Final[dict[tuple[str, str], History]] = {
+    ("binance", "trades"): BinanceHistory(),
+    ("binance", "agg_trades"): BinanceAggregates("https://api.binance.com", "/api/v3/aggTrades"),
+    ("binance_futures", "agg_trades"): BinanceAggregates(
+        "https://fapi.binance.com", "/fapi/v1/aggTrades"
+    ),
+    ("coinbase", "trades"): CoinbaseHistory(),
+    ("kraken", "trades"): KrakenHistory(),
 }
 
 

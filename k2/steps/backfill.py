@@ -8,7 +8,7 @@ and take the way of every record: validation strikes them off the gaps.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -42,7 +42,8 @@ _SESSION: Final = "backfill"
 #: Too many requests; Binance says 418 when it has banned an address.
 _LIMITED: Final = (418, 429)
 
-Range = tuple[str, str, int, int]
+#: Exchange, data type, symbol, first and last id.
+Range = tuple[str, str, str, int, int]
 
 
 @dataclass(slots=True)
@@ -94,39 +95,41 @@ class BackfillStep:
         """One look at the open gaps."""
         missing = [gap for gap in await self.gaps() if gap.closed_at is None]
         for feed, spec in self.running():
-            history = HISTORIES.get(feed.exchange.name)
-            if history is None or not feed.settings.backfill or not history.serves(feed.settings):
+            if not feed.settings.backfill:
                 continue
-            for symbol in spec.symbols:
-                for first, last in self._due(_ranges(missing, feed, symbol), feed, symbol):
-                    wanted = Wanted(symbol, first, last)
-                    if history.by_time:
-                        below = await self.time_below(feed.exchange.name, plain(symbol), first)
-                        if not below:
-                            # Asked from nowhere it would begin with the exchange's first trade.
-                            continue
-                        wanted = wanted._replace(since_ns=below)
-                    await self._fetch(http, feed, spec, history, wanted)
+            for data_type, history in _histories(feed):
+                for symbol in spec.symbols:
+                    for key in self._due(_ranges(missing, feed, data_type, symbol), feed):
+                        wanted = await self._wanted(history, symbol, key)
+                        if wanted is not None:
+                            await self._fetch(http, feed, spec, history, wanted)
 
-    def _due(
-        self, ranges: list[tuple[int, int]], feed: SourceFeed, symbol: str
-    ) -> Iterator[tuple[int, int]]:
+    async def _wanted(self, history: History, symbol: str, key: Range) -> Wanted | None:
+        exchange, _, _, first, last = key
+        wanted = Wanted(symbol, first, last)
+        if not history.by_time:
+            return wanted
+        below = await self.time_below(exchange, plain(symbol), first)
+        # Asked from nowhere it would begin with the exchange's first trade.
+        return wanted._replace(since_ns=below) if below else None
+
+    def _due(self, ranges: Iterable[Range], feed: SourceFeed) -> Iterator[Range]:
         """What to ask for now, one after the other; nothing more once the history is left alone."""
         breaker = self.breaker_of(feed.exchange.name)
-        for first, last in ranges:
+        for key in ranges:
+            exchange, _, symbol, first, last = key
             now_s = self.clock.monotonic_s()
             if breaker is not None and not breaker.ready:
                 return
-            key = (feed.exchange.name, symbol, first, last)
             tried = self._tried.get(key)
             if tried is not None and now_s < tried.due_s:
                 continue
             wait_s = min(_LONGEST_S, tried.wait_s * 2) if tried else _AGAIN_S
             self._tried[key] = _Tried(now_s + wait_s, wait_s)
             if last - first >= MAX_IDS:
-                log.warning("gap_too_large", exchange=key[0], symbol=symbol, ids=last - first + 1)
+                log.warning("gap_too_large", exchange=exchange, symbol=symbol, ids=last - first + 1)
             else:
-                yield first, last
+                yield key
 
     async def _fetch(
         self,
@@ -223,11 +226,21 @@ def marked_as(batch: pa.RecordBatch, source: str) -> pa.RecordBatch:
     return batch.set_column(column, batch.schema.field(column), marked)
 
 
-def _ranges(missing: list[Gap], feed: SourceFeed, symbol: str) -> list[tuple[int, int]]:
-    """Open ranges of one symbol's trades; `symbol` is the exchange's own name."""
-    wanted = (feed.exchange.name.upper(), "trades", plain(symbol))
+def _histories(feed: SourceFeed) -> list[tuple[str, History]]:
+    """The data types of a feed whose history can be asked, as it is configured."""
     return [
-        run
+        (data_type, history)
+        for (exchange, data_type), history in HISTORIES.items()
+        if exchange == feed.exchange.name and history.serves(feed.settings)
+    ]
+
+
+def _ranges(missing: list[Gap], feed: SourceFeed, data_type: str, symbol: str) -> list[Range]:
+    """Open ranges of one symbol; `symbol` is the exchange's own name."""
+    exchange = feed.exchange.name
+    wanted = (exchange.upper(), data_type, plain(symbol))
+    return [
+        (exchange, data_type, symbol, *run)
         for gap in missing
         if (gap.feed.exchange, gap.feed.data_type, gap.feed.symbol) == wanted
         for run in gap.missing

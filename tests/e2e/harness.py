@@ -110,6 +110,8 @@ class Stack:
                 "K2_BINANCE_FAILOVER_URLS": "",
                 "K2_BINANCE_SYMBOLS": "BTCUSDT",
                 "K2_BINANCE_RECONNECT_INITIAL_S": "0.1",
+                # Gaps are looked at; tests of back-fill turn it on.
+                "K2_BINANCE_BACKFILL": "false",
                 "K2_DEGRADATION_EXEMPT": "true",
                 **self.environment,
                 **environment,

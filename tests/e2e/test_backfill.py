@@ -57,7 +57,9 @@ async def test_dropped_ids_are_disclosed_exactly_and_fetched(tmp_path: Path) -> 
         await stack.stop_worker()
 
         # Again, with back-fill: the ids are still not sent, but the history has them.
-        await stack.start_worker(K2_BINANCE_STREAMS="trade", K2_BINANCE_BACKFILL="true")
+        await stack.start_worker(
+            K2_BINANCE_STREAMS="trade", K2_BINANCE_BACKFILL="true", K2_BINANCE_BACKFILL_PER_S="10"
+        )
         assert await until_gaps(stack, 0) == []
         closed = await gaps(stack, state="closed")
         assert sorted((gap["expected"], gap["received"]) for gap in closed) == ranges
@@ -80,7 +82,7 @@ async def test_a_history_that_goes_by_time_fills_gaps_of_ids(tmp_path: Path) -> 
     async with Stack(tmp_path) as stack:
         await stack.start_exchange("serve", "--capture", str(KRAKEN_REST), "--speed", "max")
         await stack.fault("drop_ids", ids=dropped)
-        environment = worker("kraken", stack, SYMBOLS="BTC/USDT", BACKFILL="true")
+        environment = worker("kraken", stack, SYMBOLS="BTC/USDT", BACKFILL_PER_S="10")
         await stack.start_worker(**environment)
         closed = await until_gaps(stack, 2, state="closed")
         assert sorted((gap["expected"], gap["received"], gap["how"]) for gap in closed) == [

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from k2.errors import SourceError
 from k2.exchange.capture import Frame, stream_of
-from k2.exchange.past import Past, _binance, _coinbase, _kraken
+from k2.exchange.past import Past, _aggregate, _binance, _coinbase, _kraken
 from k2.sources.exchanges import EXCHANGES
 from k2.sources.history import HISTORIES, rest_base
 from k2.sources.page import HistoryFrame, Wanted
@@ -38,7 +38,7 @@ def answer_of(name: str, frames: list[bytes]) -> bytes:
 @pytest.mark.parametrize("case_name", ["binance", "coinbase", "kraken-v2"])
 def test_a_trade_of_the_history_is_the_trade_that_was_missed(case_name: str) -> None:
     case, name = CASES[case_name], CASES[case_name].exchange.name
-    history = HISTORIES[name]
+    history = HISTORIES[name, "trades"]
     (spec,) = case.exchange.sessions(case.settings)
     mapper = EXCHANGES[name].mapper(spec, case.settings)
     live = [f for f in case.frames() if mapper.map([(0, f)], ingestion_us=0).trades is not None]
@@ -54,6 +54,30 @@ def test_a_trade_of_the_history_is_the_trade_that_was_missed(case_name: str) -> 
     assert {dict(row)["source"] for row in marked["vendor_data"].to_pylist()} == {"rest_history"}
 
 
+@pytest.mark.parametrize(("name", "more"), [("binance", {"M": True}), ("binance_futures", {})])
+def test_an_aggregate_of_the_history_is_the_one_that_was_missed(
+    name: str, more: dict[str, Any]
+) -> None:
+    settings = CASES["binance"].settings.model_copy(update={"streams": ("aggTrade",)})
+    (spec,) = EXCHANGES[name].sessions(settings)
+    mapper = EXCHANGES[name].mapper(spec, settings)
+    trade = {"e": "aggTrade", "E": 1_633_982_760_110, "s": "BTCUSDT", "a": 1_001, "p": "57485.10"}
+    trade |= {"q": "0.00100000", "f": 7, "l": 9, "T": 1_633_982_760_109, "m": True, **more}
+    live = json.dumps({"stream": "btcusdt@aggTrade", "data": trade}, separators=(",", ":"))
+    history = HISTORIES[name, "agg_trades"]
+    assert history.serves(settings)
+    (found,) = history.frames("BTCUSDT", json.dumps([_aggregate(trade)]).encode())
+    assert found.ident == 1_001
+    missed, fetched = (
+        mapper.map([(0, frame)], ingestion_us=0).agg_trades.to_pylist()
+        for frame in (live.encode(), found.frame)
+    )
+    for row in (missed, fetched):
+        # Events have no time of their own in the history.
+        row[0]["vendor_data"] = [pair for pair in row[0]["vendor_data"] if pair[0] != "event_time"]
+    assert fetched == missed
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -66,8 +90,8 @@ def test_a_trade_of_the_history_is_the_trade_that_was_missed(case_name: str) -> 
         {"error": [], "result": {}},
     ],
 )
-@pytest.mark.parametrize("name", sorted(HISTORIES))
-def test_what_is_no_list_of_trades_is_refused(name: str, content: Any) -> None:
+@pytest.mark.parametrize("name", sorted(HISTORIES), ids="-".join)
+def test_what_is_no_list_of_trades_is_refused(name: tuple[str, str], content: Any) -> None:
     with pytest.raises(SourceError, match="history"):
         HISTORIES[name].frames("X", json.dumps(content).encode())
     with pytest.raises(SourceError, match="history"):
@@ -76,7 +100,9 @@ def test_what_is_no_list_of_trades_is_refused(name: str, content: Any) -> None:
 
 def test_the_recorded_answer_of_kraken_is_read_whole() -> None:
     data.require(KRAKEN_REST)
-    frames = HISTORIES["kraken"].frames("BTC/USDT", gzip.decompress(KRAKEN_REST.read_bytes()))
+    frames = HISTORIES["kraken", "trades"].frames(
+        "BTC/USDT", gzip.decompress(KRAKEN_REST.read_bytes())
+    )
     assert [frame.ident for frame in frames] == list(range(10_218_208, 10_219_208))
     assert [frame.frame for frame in frames] == kraken_v2_frames()[:-1]
     assert [frame.time_ns for frame in frames] == sorted(frame.time_ns for frame in frames)
@@ -108,8 +134,9 @@ def test_a_history_by_time_is_asked_until_the_gap_is_behind(
 
 
 def test_the_arrays_of_v1_have_no_history() -> None:
-    assert not HISTORIES["kraken"].serves(CASES["kraken-v1"].settings)
-    assert HISTORIES["kraken"].serves(CASES["kraken-v2"].settings)
+    history = HISTORIES["kraken", "trades"]
+    assert not history.serves(CASES["kraken-v1"].settings)
+    assert history.serves(CASES["kraken-v2"].settings)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +156,7 @@ def test_a_local_exchange_is_never_answered_by_the_live_one(
 def test_the_servers_past_keeps_what_was_played_by_id() -> None:
     past = Past()
     frames = [f for f in CASES["coinbase"].frames() if b'"match"' in f]
-    past.add(Frame(0, stream_of(frame).decode(), frame) for frame in frames)
+    past.add([Frame(0, stream_of(frame).decode(), frame) for frame in frames])
     found = past.between("matches:SKL-USD", 1_568_270, 1_568_275, 100)
     assert [trade["trade_id"] for trade in found] == list(range(1_568_270, 1_568_276))
     assert past.between("matches:SKL-USD", 0, 2**63, 3)[-1]["trade_id"] == 1_568_270
@@ -140,7 +167,7 @@ def test_the_past_of_many_streams_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("k2.exchange.past._LEAST", 10)
     past = Past()
     for symbol, ids in (("AUSDT", range(1_000)), ("BUSDT", range(1_000)), ("CUSDT", range(5))):
-        past.add(trade(ident, symbol) for ident in ids)
+        past.add([trade(ident, symbol) for ident in ids])
     past.add([trade(1_000, "AUSDT")])
     held = [len(past.between(f"{s}usdt@trade", 0, 2**63, 2_000)) for s in "abc"]
     assert held == [33, 50, 5]

@@ -43,7 +43,9 @@ async def website(status: int) -> AsyncIterator[str]:
 
 @pytest.mark.parametrize("status", [200, 502])
 @pytest.mark.parametrize("name", sorted(CASES))
-async def test_a_page_instead_of_a_socket_is_told_and_tried_again(name: str, status: int) -> None:
+async def test_a_page_instead_of_a_socket_is_told_and_tried_again(
+    name: tuple[str, str], status: int
+) -> None:
     case = CASES[name]
     (spec,) = case.exchange.sessions(case.settings)
     async with website(status) as place:
@@ -61,7 +63,7 @@ async def test_a_page_instead_of_a_socket_is_told_and_tried_again(name: str, sta
 
 
 @pytest.mark.parametrize("status", [200, 502])
-@pytest.mark.parametrize("name", sorted(HISTORIES))
+@pytest.mark.parametrize("name", sorted(HISTORIES), ids="-".join)
 async def test_a_page_instead_of_a_history_is_told(name: str, status: int) -> None:
     step = BackfillStep(list, None, None, None)  # type: ignore[arg-type]
     async with website(status) as place, aiohttp.ClientSession() as http:
