@@ -16,7 +16,7 @@ from k2.exchange.capture import Frame
 from k2.exchange.control import MessageLimit
 from k2.exchange.dialect import Dialect, Recent
 from k2.exchange.faults import Faults
-from k2.exchange.tally import OTHER, Tally, id_of, kind_of
+from k2.exchange.tally import OTHER, Tally, id_of, ids_of, kind_of
 
 _log = structlog.get_logger(__name__)
 
@@ -187,8 +187,7 @@ class Connection:
 
     def _count(self, sent: list[Frame]) -> None:
         sent_ns = self._clock.now_us() * 1_000
-        for frame in sent:
-            self._tally.add(frame, sent_ns)
+        self._tally.add_all(sent, ids_of(sent), sent_ns)
 
     async def drain(self) -> None:
         """Return when the socket takes more. Raises `ConnectionError` when the client is gone."""

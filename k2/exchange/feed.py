@@ -81,13 +81,14 @@ class Playback:
         return chunk
 
     def _all_due(self, first: Frame) -> list[Frame]:
-        now_s = self._clock.monotonic_s()
+        assert self._speed is not None
+        assert self._first_ns is not None
+        passed_s = self._clock.monotonic_s() - self._began_s
+        until_ns = self._first_ns + int(passed_s * self._speed * 1e9)
         due = [first]
-        while len(due) < CHUNK:
-            frame = self._take()
-            if frame is None:
-                break
-            if self._due_s(frame) > now_s:
+        # What is of another segment has a clock of its own: the next call asks for it.
+        for frame in self._segment:
+            if frame.recv_ns > until_ns or len(due) == CHUNK:
                 self._ahead = frame
                 break
             due.append(frame)

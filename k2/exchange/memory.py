@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from k2.errors import ConfigError
+from k2.exchange.market import MOST_FILLS
 from k2.exchange.simulator import MarketState, Simulator
 from k2.exchange.tally import Tally
 
-#: A burst is five times the rate; one update id in seven is used.
-_BURST, _UPDATE_STEP = 5, 50
+#: A burst of a few seconds is five times the rate, and at low rates a few of the largest orders;
+#: one update id in four is used.
+_BURST, _BURST_IDS, _UPDATE_STEP = 5, 10 * MOST_FILLS, 50
 
 
 class MarketMemory:
@@ -48,7 +50,7 @@ class MarketMemory:
 
     def reserve(self, simulator: Simulator, sent: Tally) -> None:
         """Note ids above all that can be sent until the next note, at most a few seconds on."""
-        spare = int(_BURST * simulator.config.rate * self._speed) + 1
+        spare = int(_BURST * simulator.config.rate * self._speed) + _BURST_IDS
         self._write(
             {
                 symbol: MarketState(

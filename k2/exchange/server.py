@@ -26,7 +26,7 @@ from k2.exchange.faults import Faults
 from k2.exchange.feed import Feed, Playback
 from k2.exchange.past import Past, history_routes
 from k2.exchange.rest import control_routes, market_routes
-from k2.exchange.tally import QUOTE, TRADE, Tally
+from k2.exchange.tally import QUOTE, TRADE, Tally, ids_of
 
 _log = structlog.get_logger(__name__)
 
@@ -227,11 +227,11 @@ class ExchangeServer:
     async def _broadcast(self, frames: list[Frame]) -> None:
         await self.faults.wait_stall()
         now_ns = self.clock.now_us() * 1_000
-        for frame in frames:
-            self.played.add(frame, now_ns)
+        idents = ids_of(frames)
+        self.played.add_all(frames, idents, now_ns)
         self.recent.extend(frames)
         self.newest.add(frames)
-        self.past.add(frames)
+        self.past.add(frames, idents)
         for client in tuple(self.clients):
             client.write(frames)
             if client.backlog_bytes > MAX_BACKLOG_BYTES:

@@ -10,7 +10,7 @@ import pytest
 
 from k2.errors import ConfigError
 from k2.exchange.capture import Frame, stream_of
-from k2.exchange.simulator import Simulator, SimulatorConfig, decimal_text, frames
+from k2.exchange.simulator import Simulator, SimulatorConfig, frames
 from k2.sources.binance import BinanceMapper
 from tests.exchange.feeds import START_NS
 
@@ -79,11 +79,6 @@ def test_rate_order_and_bursts(made: list[Frame]) -> None:
 def test_the_first_symbol_is_the_most_active(made: list[Frame]) -> None:
     counts = Counter(frame.stream.partition("@")[0].upper() for frame in made)
     assert [symbol for symbol, _ in counts.most_common()] == list(SYMBOLS)
-
-
-def test_decimals_are_exact() -> None:
-    assert decimal_text(6_183_763_000_000) == "61837.63000000"
-    assert decimal_text(1) == "0.00000001"
 
 
 @pytest.mark.parametrize(
