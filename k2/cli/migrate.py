@@ -24,9 +24,11 @@ def migrate() -> None:
     """Bring records of an earlier version into today's log."""
 
 
-@migrate.command(short_help="A topic of V1 records into the V2 log of record.")
+@migrate.command(short_help="A topic or table of V1 records into the V2 log of record.")
 @click.argument("kind", type=click.Choice(["trades", "quotes"]))
-@click.argument("topic")
+@click.argument("source")
+@click.option("--table", is_flag=True, help="SOURCE is an Iceberg table: NAMESPACE.TABLE.")
+@click.option("--catalog", help="Its catalog as PyIceberg is told of it; default: K2's own.")
 @click.option(
     "--asset-class", default="equities", show_default=True, type=click.Choice(ASSET_CLASSES)
 )
@@ -38,7 +40,9 @@ def migrate() -> None:
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")
 def v1(
     kind: str,
-    topic: str,
+    source: str,
+    table: bool,
+    catalog: str | None,
     asset_class: str,
     exchange: str,
     currency: str,
@@ -47,19 +51,30 @@ def v1(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Bring the V1 TOPIC's trades or quotes into the log of record of an exchange.
+    """Bring the trades or quotes of the V1 topic SOURCE into the log of record of an exchange.
 
     Who writes V1 may go on: run it again (or with --follow) until the writers have moved. A record
     is known by the place it was read from, so none is brought twice. Ends with status 1 when a
-    record was none.
+    record was none. With --table SOURCE is a table, whose rows are known by file and row.
     """
+    if (follow and table) or (catalog is not None and not table):
+        raise click.UsageError("--follow is of topics, --catalog of tables")
     if data_dir is not None:
         os.environ["K2_DATA_DIR"] = str(data_dir.resolve())
     settings = with_topic(load_settings(), asset_class, exchange, reference=False)
     configure_quietly(settings)
     into = MarketTopic(asset_class, kind, exchange.lower())
     report = asyncio.run(
-        _run(settings, topic, into, currency.upper(), follow=follow, dry_run=dry_run)
+        _run(
+            settings,
+            source,
+            into,
+            currency.upper(),
+            follow=follow,
+            dry_run=dry_run,
+            catalog=catalog,
+            table=table,
+        )
     )
     if settings.embedded and not dry_run:
         report |= _drained(settings, report["sent"])
@@ -79,14 +94,24 @@ async def _run(
     *,
     follow: bool,
     dry_run: bool,
+    table: bool,
+    catalog: str | None,
 ) -> dict[str, Any]:
     from k2.migrate.run import migrate as bring  # noqa: PLC0415 - the help needs none of it
+    from k2.migrate.table import migrate_table  # noqa: PLC0415
     from k2.migrate.v1 import Target  # noqa: PLC0415
 
     stop = asyncio.Event()
     stop_on_signals(stop)
     target = Target(into.data_type, into.exchange.upper(), into.asset_class, currency)
-    made = await bring(settings, source, into, target, dry_run=dry_run, stop=stop, follow=follow)
+    if table:
+        made = await migrate_table(
+            settings, source, catalog, into, target, dry_run=dry_run, stop=stop
+        )
+    else:
+        made = await bring(
+            settings, source, into, target, dry_run=dry_run, stop=stop, follow=follow
+        )
     return {
         "records": made.records,
         "sent": made.sent,
@@ -109,6 +134,6 @@ def _print(report: dict[str, Any], into: MarketTopic, dry_run: bool) -> None:
     before = f"; {report['before']:,} were brought before" if report["before"] else ""
     click.echo(f"{done} {report['sent']:,} of {report['records']:,} records to {into.log}{before}")
     for offset, detail in report["bad_records"]:
-        click.echo(f"  offset {offset}: {detail}")
+        click.echo(f"  record {offset}: {detail}")
     if "stored" in report:
         click.echo(f"stored {report['stored']:,} rows; {report['duplicates']:,} were there before")

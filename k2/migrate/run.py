@@ -11,8 +11,9 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Final
+from typing import Final
 
+import pyarrow as pa
 from faust.types import TP
 
 from k2.clock import SYSTEM_CLOCK
@@ -31,13 +32,20 @@ _POLL_S: Final = 0.5
 
 @dataclass(slots=True)
 class Migrated:
-    """What became of the topic. `before`: records an earlier run had brought."""
+    """What became of a topic or table. `before`: records an earlier run had brought."""
 
     records: int = 0
     sent: int = 0
     before: int = 0
     bad: int = 0
     examples: list[BadV1] = field(default_factory=list)
+
+    def count(self, read: int, records: pa.RecordBatch | None, bad: list[BadV1]) -> None:
+        """`read` more were read, and became these."""
+        self.records += read
+        self.sent += 0 if records is None else records.num_rows
+        self.bad += len(bad)
+        self.examples += bad[: max(0, 5 - len(self.examples))]
 
 
 async def migrate(
@@ -120,27 +128,27 @@ class _Move:
         """One batch into the log; noted once the log has it."""
         digest = digest_of(self._epoch, batch.topic, batch.partition)
         records, bad = await asyncio.to_thread(self._v1.read, batch, digest, SYSTEM_CLOCK.now_us())
-        made = self._made
-        made.records += len(batch)
-        made.sent += 0 if records is None else records.num_rows
-        made.bad += len(bad)
-        made.examples += bad[: max(0, 5 - len(made.examples))]
+        self._made.count(len(batch), records, bad)
         if not self._dry_run:
-            await self._send(records, bad, digest)
+            await send(self._log, records, bad, digest, f"{self._source} offset")
             self._journal.note(self._key(batch.partition), self._epoch, batch.last_offset + 1)
         self._at[batch.partition] = batch.last_offset + 1
 
-    async def _send(self, records: Any, bad: list[BadV1], digest: str) -> None:
-        futures = [] if records is None else list(self._log.publisher.publish(records, digest))
-        if bad:
-            futures += self._log.dead_letters.frames(
-                [
-                    Refused("BAD_V1", row.raw, f"{self._source} offset {row.offset}: {row.detail}",
-                            SYSTEM_CLOCK.now_us())
-                    for row in bad
-                ]
-            )  # fmt: skip
-        await asyncio.gather(*futures)
-
     def _key(self, partition: int) -> str:
         return f"v1-{self._source}-{partition}"
+
+
+async def send(
+    log: OpenLog, records: pa.RecordBatch | None, bad: list[BadV1], digest: str, place: str
+) -> None:
+    """Records into the log and what is none to the dead letters; returns once the log has both."""
+    futures = [] if records is None else list(log.publisher.publish(records, digest))
+    if bad:
+        now_us = SYSTEM_CLOCK.now_us()
+        futures += log.dead_letters.frames(
+            [
+                Refused("BAD_V1", row.raw, f"{place} {row.offset}: {row.detail}", now_us)
+                for row in bad
+            ]
+        )
+    await asyncio.gather(*futures)

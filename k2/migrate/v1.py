@@ -32,7 +32,7 @@ _EXTRAS: Final = ("company_id", "qualifiers", "venue", "buyer_id")
 
 
 class BadV1(NamedTuple):
-    """A record that is no V1 record: its offset, why, and its bytes."""
+    """A record that is no V1 record: its offset (of a table: its row), why, and its bytes."""
 
     offset: int
     detail: str
@@ -76,6 +76,20 @@ class V1Reader:
             except (ValueError, KeyError, TypeError, EOFError, IndexError, SchemaError) as exc:
                 detail = f"no field {exc}" if isinstance(exc, KeyError) else str(exc) or repr(exc)
                 bad.append(BadV1(offset, detail, value))
+        return self._batch(rows, now_us), bad
+
+    def read_rows(
+        self, found: Sequence[dict[str, Any]], first: int, digest: str, source: str, now_us: int
+    ) -> tuple[pa.RecordBatch | None, list[BadV1]]:
+        """The same for rows of a V1 table, from row `first` of a file on; times with their zone."""
+        rows: list[dict[str, Any]] = []
+        bad: list[BadV1] = []
+        for number, record in enumerate(found, start=first):
+            try:
+                rows.append(self._row(record, f"{digest}-{number}", source))
+            except (ValueError, KeyError, TypeError) as exc:
+                detail = f"no field {exc}" if isinstance(exc, KeyError) else str(exc) or repr(exc)
+                bad.append(BadV1(number, detail, repr(record).encode()))
         return self._batch(rows, now_us), bad
 
     def _decoded(self, value: bytes) -> dict[str, Any]:
