@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
+from collections import Counter
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.harness import Stack
-from tests.sources.cases import COINBASE, KRAKEN_REST, KRAKEN_V1, PRODUCTS, V1_PAIRS, kraken_rest
+from tests.e2e.harness import Stack, catalog, run_demo
+from tests.sources.cases import (
+    COINBASE,
+    KRAKEN_REST,
+    KRAKEN_V1,
+    PRODUCTS,
+    V1_PAIRS,
+    kraken_rest,
+    recorded,
+)
+
+_SIDES = {"b": "BUY", "s": "SELL"}
 
 
 def drained(trades: int) -> Any:
@@ -67,7 +80,7 @@ async def test_kraken_v2_brings_1000_trades_with_exact_prices(tmp_path: Path) ->
             for row in body["data"]
         }
         assert stored == {
-            str(ident): (Decimal(price), Decimal(volume), {"b": "BUY", "s": "SELL"}[side])
+            str(ident): (Decimal(price), Decimal(volume), _SIDES[side])
             for price, volume, _, side, _, _, ident in expected
         }
 
@@ -96,3 +109,25 @@ async def test_kraken_v1_keeps_every_trade_of_every_array_once(
             {"symbol": "SCEUR", "n": 6, "q": "52944.6105644800"},
             {"symbol": "XMRUSD", "n": 4, "q": "4.1528433900"},
         ]
+
+
+async def test_the_demo_replays_a_recorded_kraken_session_exactly(tmp_path: Path) -> None:
+    """Every trade of every array, with the digits it was sent with."""
+    arrays = [json.loads(frame) for frame in recorded(KRAKEN_V1) if frame.startswith(b"[")]
+    sent = Counter(
+        (pair.replace("/", ""), Decimal(price), Decimal(volume), _SIDES[side], Decimal(time))
+        for _, trades, _, pair in arrays
+        for price, volume, time, side, *_ in trades
+    )
+    report = await run_demo(tmp_path / "data", KRAKEN_V1)
+    assert report["lake"]["trades"] == sum(sent.values()) == 10
+    rows = catalog(tmp_path / "data").load_table("market_data.trades").scan().to_arrow()
+    stored = Counter(
+        (row["symbol"], row["price"], row["quantity"], row["side"], _seconds(row["timestamp"]))
+        for row in rows.to_pylist()
+    )
+    assert stored == sent
+
+
+def _seconds(time: dt.datetime) -> Decimal:
+    return Decimal(int(time.timestamp())) + Decimal(time.microsecond).scaleb(-6)
