@@ -49,6 +49,7 @@ _WORSE: Final = 0.1
 #: Sizes, in dollars: the median, how wide they spread, and how many are round numbers.
 _SIZE_DOLLARS, _SIZE_SIGMA, _ROUND = 60.0, 2.3, 0.2
 _LARGEST_DOLLARS: Final = 20e6
+_LARGEST: Final = 5e10  # pieces: in units of 1e-8 they fit an int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +140,7 @@ class Market:
         turns = is_order & (self._rng.random(events) < _TURN)
         side: Ints = _running(turns.astype(np.int64), markets, self._side) % 2
         orders = self._orders(np.flatnonzero(is_order), markets, best, side)
-        after = best.copy()
-        step = orders.worse * self._tick[markets[orders.events]]
-        sells = side[orders.events] == 1
-        after[0, orders.events] -= np.where(sells, step, 0)
-        after[1, orders.events] += np.where(sells, 0, step)
-        np.maximum(after[0], self._tick[markets], out=after[0])
+        after = self._eaten(orders, markets, best, side)
         before = _before(after, markets, self._quoted)
         quoted_first = ~is_order | (before != best).any(axis=0)
         quoted_last = is_order & (after != best).any(axis=0)
@@ -192,6 +188,16 @@ class Market:
         price = np.where(sells, best[0, order] - ticks * at, best[1, order] + ticks * at)
         return _Orders(events, order, np.maximum(price, at), ticks[np.cumsum(fills) - 1])
 
+    def _eaten(self, orders: _Orders, markets: Ints, best: Ints, side: Ints) -> Ints:
+        """Best bid and ask once each order has taken what it took."""
+        after = best.copy()
+        step = orders.worse * self._tick[markets[orders.events]]
+        sells = side[orders.events] == 1
+        after[0, orders.events] -= np.where(sells, step, 0)
+        after[1, orders.events] += np.where(sells, 0, step)
+        np.maximum(after[0], self._tick[markets], out=after[0])
+        return after
+
     def _trades(self, frame: Ints, markets: Ints, orders: _Orders, side: Ints) -> Trades:
         market = markets[orders.order]
         ident = _running(np.ones(len(market), np.int64), market, self._trade_id)
@@ -230,7 +236,8 @@ def _instrument(symbol: str, seed: int) -> tuple[float, int, int, float, float, 
     lot = E8 // int(10 ** max(0, min(8, math.floor(math.log10(dollars)) + 1)))
     beta, scale = rng.uniform(0.7, 1.3), rng.uniform(0.5, 1.2)
     size_mu = math.log(_SIZE_DOLLARS / dollars)
-    return price * E8, tick, lot, size_mu, _LARGEST_DOLLARS / dollars, beta, scale
+    most = min(_LARGEST, _LARGEST_DOLLARS / dollars)
+    return price * E8, tick, lot, size_mu, most, beta, scale
 
 
 def _running(values: Any, groups: Ints, start: Any) -> Any:
