@@ -211,7 +211,7 @@ async def test_loaded_twice_it_is_there_once_and_trades_find_what_held_then(tmp_
         (seen,) = symbols["data"]
         assert (status, seen.pop("tick_size"), seen.pop("currency")) == (
             200,
-            "0.0500000000",
+            "0.05",
             "USDT",
         )
         assert seen == {"symbol": "BTCUSDT", "base_asset": "BTC", "quote_asset": "USDT", "tier": 1}
