@@ -11,6 +11,7 @@ from k2.exchange.capture import read_capture
 from k2.topics import FEED_TOPICS
 from tests import data
 from tests.e2e.harness import Stack, log_values
+from tests.e2e.test_backfill import until_gaps
 from tests.e2e.test_exchanges import worker
 
 #: Aggregates left out of the capture.
@@ -91,6 +92,7 @@ async def test_futures_have_topics_and_a_table_of_their_own(tmp_path: Path) -> N
             "'$.timestamp_source') = 'exchange') timed from quotes"
         )
         assert row == {"n": counts["bookTicker"], "timed": counts["bookTicker"]}
+        await until_gaps(stack, 1, state="closed")
         code, body = await stack.get("/v1/gaps", state="all")
         found = {(one["expected"], one["received"], one["how"]) for one in body["data"]}
         # What the exchange has no more stays open.
