@@ -30,6 +30,8 @@ def own_worker(data: Path, api_port: int, binance: str, symbols: Iterable[str]) 
         "K2_BINANCE_URL": binance,
         "K2_BINANCE_FAILOVER_URLS": "",
         "K2_BINANCE_SYMBOLS": ",".join(symbols),
+        # What was missed is to be seen, not mended.
+        "K2_BINANCE_BACKFILL": "false",
         **_EMBEDDED,
     }
 

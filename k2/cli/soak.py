@@ -259,9 +259,7 @@ class Soak:
     def _environment(self) -> dict[str, str]:
         server = f"ws://127.0.0.1:{self._ports[1]}"
         own = own_worker(self._data, self._ports[0], server, _SYMBOLS.split(","))
-        # What was missed is to be found as gaps, not mended.
-        unmended = {"K2_BINANCE_BACKFILL": "false"}
-        return {**own, "K2_BINANCE_RECONNECT_INITIAL_S": "0.2", **unmended}
+        return {**own, "K2_BINANCE_RECONNECT_INITIAL_S": "0.2"}
 
 
 def _bytes_below(directory: Path) -> int:

@@ -111,8 +111,6 @@ def _environment(directory: Path, port: int, ports: tuple[int, int]) -> dict[str
         "K2_COINBASE_URL": f"ws://127.0.0.1:{ports[1]}",
         "K2_COINBASE_SYMBOLS": _PRODUCTS,
         "K2_DEGRADATION_EXEMPT": "true",
-        # What a session missed is to be seen as lost, not to be fetched again.
-        "K2_BINANCE_BACKFILL": "false",
         "K2_COINBASE_BACKFILL": "false",
     }
 
