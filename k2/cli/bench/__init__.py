@@ -11,6 +11,7 @@ from k2.cli.bench.feeds import feeds
 from k2.cli.bench.flow import pipeline, sink
 from k2.cli.bench.freshness import freshness
 from k2.cli.bench.lake import lake
+from k2.cli.bench.overhead import overhead
 from k2.cli.bench.overload import overload
 from k2.cli.bench.query import query
 from k2.cli.bench.scale import scale
@@ -32,6 +33,6 @@ def bench() -> None:
 
 for _command in (
     *(transport, codec, sink, pipeline, scale, freshness, start, lake, commits, compression),
-    *(feeds, query, overload),
+    *(feeds, query, overload, overhead),
 ):
     bench.add_command(_command)
