@@ -269,6 +269,9 @@ def overhead(records: int, pairs: int, as_json: bool) -> None:
             f"metrics, logs and traces cost {result.throughput.percent} % of the throughput; "
             f"allowed: {_ALLOWED} %"
         )
+    if result.throughput.high > _ALLOWED:
+        click.echo("the interval reaches above what is allowed: this run proves nothing; give it "
+                   "more pairs, or a quieter machine", err=True)  # fmt: skip
 
 
 def _show(result: Result) -> None:
