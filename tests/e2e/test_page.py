@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import datetime as dt
+import math
 import os
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,7 @@ PRICE = 'document.querySelector("#symbols td.n")?.textContent'
 LIVE = 'document.querySelector("#link").textContent === "live"'
 CANDLES = 'document.querySelectorAll("#chart rect").length'
 SHOWN = 'document.querySelector("#chart-symbol").textContent'
+SEEN = '[document.querySelector("#chart-price").textContent, Date.now()]'
 FRAMES = 'document.querySelector("#feeds td.n")?.textContent'
 
 
@@ -29,6 +33,28 @@ async def shot(page: chromium.Page, name: str) -> None:
         result = await page.call("Page.captureScreenshot", captureBeyondViewport=True)
         path = Path(directory) / f"{name}.png"
         await asyncio.to_thread(path.write_bytes, base64.b64decode(result["data"]))
+
+
+async def shown_after_s(stack: Stack, page: chromium.Page) -> float:
+    """Age of the trade that made the price on the page, when it was looked at."""
+    price, at_ms = await page.value(SEEN)
+    _, answer = await stack.get("/v1/trades", symbol="BTCUSDT", limit="1000")
+    times = [
+        dt.datetime.fromisoformat(trade["timestamp"]).timestamp()
+        for trade in answer["data"]
+        if Decimal(trade["price"]) == Decimal(price)
+    ]
+    return min((at_ms / 1_000 - at_s for at_s in times if at_s <= at_ms / 1_000), default=math.inf)
+
+
+async def eventually_shown_in_time(stack: Stack, page: chromium.Page) -> None:
+    """Trades are on the page within two seconds; a busy machine may take a few looks to say so."""
+    ages = []
+    for _ in range(50):
+        ages.append(await shown_after_s(stack, page))
+        if ages[-1] < 2.0:
+            return
+    raise AssertionError(f"every price on the page was older than 2 s: {ages}")
 
 
 async def test_page_shows_what_happens_and_survives_a_restart(tmp_path: Path) -> None:
@@ -45,9 +71,9 @@ async def test_page_shows_what_happens_and_survives_a_restart(tmp_path: Path) ->
             assert "BTCUSDT" in await page.value(
                 'document.querySelector("#chart-symbol").textContent'
             )
-            # A trade is on the page within two seconds of being sent.
             before = await page.value(PRICE)
             await page.until(f"{PRICE} !== {before!r}", timeout_s=10)
+            await eventually_shown_in_time(stack, page)
             await shot(page, "light")
             assert page.errors == []
 

@@ -1,13 +1,15 @@
-// Draws what /v1/status and /v1/ohlcv say, every second or two. Text from the network is only ever
-// set as text, never as markup.
+// Draws what /v1/status says every second, and candles as /v1/stream pushes them. Text from the
+// network is only ever set as text, never as markup.
 const EVERY_MS = 1000;
-const CANDLES_MS = 2000;
 const CANDLES = 60;
+// The stream sends something every 10 s; who says nothing for longer is gone.
+const SILENT_MS = 25000;
 const $ = (id) => document.getElementById(id);
 const given = document.querySelector('meta[name="k2-key"]').content;
 let key = sessionStorage.getItem("k2-key") || given;
 let symbol = null;
 let before = null;
+let following = new AbortController();
 
 // The data of an answer; null where there is nothing (404).
 async function ask(path) {
@@ -82,7 +84,7 @@ function drawSymbols(symbols) {
     const pick = cell("button", one.symbol);
     pick.dataset.symbol = one.symbol;
     pick.setAttribute("aria-pressed", String(one.symbol === symbol));
-    pick.addEventListener("click", () => { symbol = one.symbol; drawCandles(); });
+    pick.addEventListener("click", () => { symbol = one.symbol; following.abort(); });
     const name = document.createElement("td");
     name.append(pick);
     return [name, cell("td", one.last_price ?? "", "n"), cell("td", number(one.trades_per_s), "n"),
@@ -135,17 +137,65 @@ function shape(name, attributes) {
   return made;
 }
 
-async function drawCandles() {
-  if (!symbol) return;
+// The messages of a stream of server-sent events: [event, data] each.
+async function* messages(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let text = ""; ;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const whole = (text + value).split("\n\n");
+    text = whole.pop();
+    for (const one of whole) {
+      const [event, data] = one.split("\n");
+      yield [event.slice("event: ".length), JSON.parse(data.slice("data: ".length))];
+    }
+  }
+}
+
+// Candles of the chosen symbol, until another is chosen: the newest ones, then each as it changes.
+async function followCandles() {
   const wanted = symbol;
-  const query = new URLSearchParams({ symbol: wanted, limit: CANDLES });
-  const newestFirst = await ask(`/v1/ohlcv/1m?${query}`);
-  if (wanted !== symbol) return;
+  following = new AbortController();
+  const query = new URLSearchParams(
+    { data_type: "candles", timeframe: "1m", symbols: wanted, snapshot: CANDLES });
+  const headers = key ? { "X-API-Key": key } : {};
+  let silent = setTimeout(() => following.abort(), SILENT_MS);
+  try {
+    const answer = await fetch(`/v1/stream?${query}`, { headers, signal: following.signal });
+    if (!answer.ok) throw new Error(`status ${answer.status}`);
+    const known = new Map();
+    for await (const [event, body] of messages(answer.body)) {
+      clearTimeout(silent);
+      silent = setTimeout(() => following.abort(), SILENT_MS);
+      if (event === "snapshot") known.clear();
+      for (const one of body.data ?? []) known.set(`${one.exchange} ${one.window_start}`, one);
+      if (body.data) drawCandles(wanted, known);
+    }
+  } finally {
+    clearTimeout(silent);
+  }
+}
+
+async function followForever() {
+  for (;;) {
+    const chosen = symbol;
+    // What is wrong the status says as well; it asks for the key, too.
+    if (chosen) await followCandles().catch(() => null);
+    if (symbol === chosen) await new Promise((wake) => setTimeout(wake, EVERY_MS));
+  }
+}
+
+function drawCandles(wanted, known) {
   $("chart-symbol").textContent = wanted;
-  if (!newestFirst) return;
-  // Of a symbol on several exchanges, the one that traded last.
-  const candles = newestFirst.filter((one) => one.exchange === newestFirst[0].exchange).reverse();
   const start = (one) => Date.parse(one.window_start);
+  const newestFirst = [...known.values()].sort((one, other) => start(other) - start(one));
+  if (!newestFirst.length) return;
+  for (const old of newestFirst.splice(4 * CANDLES)) {
+    known.delete(`${old.exchange} ${old.window_start}`);
+  }
+  // Of a symbol on several exchanges, the one that traded last.
+  const candles = newestFirst.filter((one) => one.exchange === newestFirst[0].exchange)
+    .slice(0, CANDLES).reverse();
   const high = Math.max(...candles.map((one) => +one.high));
   const low = Math.min(...candles.map((one) => +one.low));
   const y = (price) => 265 - ((price - low) / (high - low || 1)) * 250;
@@ -170,6 +220,7 @@ async function drawCandles() {
   });
   $("chart").replaceChildren(...labels, ...drawn);
   const final = candles.at(-1);
+  $("chart-price").textContent = final.close.replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "");
   $("chart-text").textContent = `${candles.length} ${candles.length === 1 ? "minute" : "minutes"} up to ` +
     `${new Date(last).toISOString().slice(0, 16).replace("T", " ")} UTC; the last one: open ` +
     `${final.open}, high ${final.high}, low ${final.low}, close ${final.close}.`;
@@ -194,4 +245,4 @@ $("key-form").addEventListener("submit", (event) => {
   $("key-form").hidden = true;
 });
 forever(async () => drawStatus(await ask("/v1/status"), Date.now()), EVERY_MS);
-forever(drawCandles, CANDLES_MS);
+followForever();
