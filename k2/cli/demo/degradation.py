@@ -60,8 +60,8 @@ class Pace:
         }
 
 
-QUICK: Final = Pace((300, 3_000, 9_000, 20_000), 2.0, 2.0)
-WHOLE: Final = Pace((1_000, 15_000, 50_000, 120_000), 5.0, 8.0)
+QUICK: Final = Pace((1_000, 4_000, 10_000, 20_000), 2.0, 2.0)
+WHOLE: Final = Pace((3_000, 15_000, 50_000, 120_000), 5.0, 8.0)
 
 
 class Walk:
@@ -71,8 +71,7 @@ class Walk:
         self._k2 = rehearsal
         self._pace = pace
         self._view = view
-        self._began_s = time.monotonic()
-        self._told = 0
+        self._began_us = self._told_us = time.time_ns() // 1_000
         self.seen = {Level.NORMAL}
 
     async def run(self) -> None:
@@ -101,7 +100,7 @@ class Walk:
     async def _climb(self, level: Level, steeper: float) -> None:
         """Turn the market up until `level` is reached, then look at it."""
         tide, until_s = self._k2.tide, time.monotonic() + _CLIMB_S
-        while (await self._look())["level"] < level:
+        while (reached := (await self._look())["level"]) < level:
             if time.monotonic() > until_s:
                 raise NotDegraded(
                     f"this machine kept up with {tide.rate:,.0f} messages a second for "
@@ -110,7 +109,9 @@ class Walk:
                 )
             tide.rate = min(tide.rate * steeper, _STEEPEST)
             await asyncio.sleep(_LOOK_S)
-        if level in self.seen:
+        if reached > level:
+            self._view.say(f"{level.name} was passed between two looks.")
+        else:
             await self._report(level)
             await self._stay(level)
 
@@ -146,10 +147,11 @@ class Walk:
         """Status now; changes of level since the last look are told."""
         status = await self._k2.status()
         history = (await self._k2.get("/v1/degradation"))["history"]
-        for change in history[self._told :]:
-            self.seen.add(Level[change["after"]])
-            self._view.changed(time.monotonic() - self._began_s, change)
-        self._told = len(history)
+        for change in history:
+            if change["at_us"] > self._told_us:
+                self.seen.add(Level[change["after"]])
+                self._view.changed((change["at_us"] - self._began_us) / 1e6, change)
+                self._told_us = change["at_us"]
         self._view.update(status, self._k2.tide.rate)
         return status
 
