@@ -110,9 +110,11 @@ class StatusBoard:
     @property
     def overrun(self) -> bool:
         """True when shedding is not enough: this worker's sessions must not take all the time."""
-        worker = self._worker
-        yields = worker.settings.degradation.source_yields and worker.level() >= Level.AGGRESSIVE
-        return yields and self._backlog > _BEHIND
+        settings = self._worker.settings.degradation
+        if settings.exempt or not settings.source_yields or self._backlog <= _BEHIND:
+            return False
+        # The level comes through the log, which such a worker reads late: its own lag is enough.
+        return self.lag >= settings.lag_aggressive or self._worker.level() >= Level.AGGRESSIVE
 
     def _show_lag(self, behind: Mapping[TP, int]) -> None:
         for tp in self._shown.difference(behind):

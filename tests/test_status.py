@@ -180,6 +180,11 @@ async def test_sessions_give_way_when_shedding_is_not_enough(
     worker.bounds = (0, worker.position + 20_000)
     await board.look()
     assert not board.overrun, "the ladder comes first"
+    worker.bounds = (0, worker.position + worker.settings.degradation.lag_aggressive)
+    await board.look()
+    assert board.overrun, "its own lag is known before the level that it leads to"
+    worker.bounds = (0, worker.position + 20_000)
+    await board.look()
     worker.at_level = Level.AGGRESSIVE
     assert board.overrun
     worker.bounds = (0, worker.position)
