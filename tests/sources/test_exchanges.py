@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from k2.errors import ConfigError
 from k2.pipeline import rules
-from k2.pipeline.validate import POLICIES
+from k2.pipeline.numbering import POLICIES
 from k2.records import WIRE_QUOTES, WIRE_TRADES
 from k2.setting_feeds import Coinbase, Kraken
 from k2.settings import Validate
