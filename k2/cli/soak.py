@@ -66,10 +66,15 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look at the worker. `query_ms`: one `/v1/trades`, asked here and now."""
+    """One look at the worker. `query_ms`: one `/v1/trades`, asked here and now.
+
+    `tail_mb`: of `rss_mb`, the hot rows, which grow up to K2_QUERY_TAIL_MAX_MB and no further.
+    """
 
     at_s: float
     rss_mb: float
+    arrow_mb: float
+    tail_mb: float
     threads: int
     open_files: int
     lag: int
@@ -216,6 +221,8 @@ class Soak:
         return Sample(
             at_s=round(at_s, 1),
             rss_mb=status["memory"]["rss_mb"],
+            arrow_mb=status["memory"]["arrow_mb"],
+            tail_mb=status["memory"]["tail_mb"],
             threads=process.num_threads(),
             open_files=process.num_fds(),
             lag=status["lag"],
