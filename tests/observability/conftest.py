@@ -74,6 +74,8 @@ async def misbehave(stack: Stack) -> None:
     await stack.fault("raw", hex=crossed_quote())
     await stack.fault("garbage")
     await stack.fault("duplicate", n=5)
+    # They are doubles of what comes next, and a market may be quiet for a moment.
+    await stack.until("the doubles came", lambda s: s["validate"]["duplicates"] >= 5)
     await stack.fault("disconnect", abort=True)
 
 
