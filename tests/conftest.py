@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,14 @@ def _uncached(*args: Any, **options: Any) -> None:
 
 
 structlog.configure = _uncached
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse tests that share an id: processes beside each other would run one of them."""
+    times = Counter(item.nodeid for item in items)
+    name, most = max(times.items(), key=lambda pair: pair[1], default=("", 0))
+    if most > 1:
+        raise pytest.UsageError(f"{most} tests are called {name}; give each an id of its own")
 
 
 @pytest.fixture(autouse=True)
