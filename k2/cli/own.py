@@ -12,7 +12,8 @@ from typing import Final
 
 from k2.settings import Settings
 
-_EMBEDDED: Final = {
+#: No service of the surroundings: log, registry, catalog and store are in the data directory.
+EMBEDDED: Final = {
     "K2_KAFKA_BOOTSTRAP_SERVERS": "",
     "K2_KAFKA_SCHEMA_REGISTRY_URL": "",
     "K2_ICEBERG_CATALOG_URI": "",
@@ -32,7 +33,7 @@ def own_worker(data: Path, api_port: int, binance: str, symbols: Iterable[str]) 
         "K2_BINANCE_SYMBOLS": ",".join(symbols),
         # What was missed is to be seen, not mended.
         "K2_BINANCE_BACKFILL": "false",
-        **_EMBEDDED,
+        **EMBEDDED,
     }
 
 

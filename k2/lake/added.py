@@ -20,6 +20,7 @@ from pyiceberg.types import IcebergType, NestedField
 
 from k2.codec.evolution import Step
 from k2.errors import LakeError
+from k2.lake.columns import FIELD_ID
 from k2.lake.tables import COLUMN_TYPES, TableDef
 
 log = structlog.get_logger(__name__)
@@ -44,7 +45,7 @@ def arrow_fields(table: TableDef, schema: Schema) -> list[pa.Field]:
     for column in added_columns(table, schema):
         kind = _arrow(column.field_type)
         if kind is not None and not is_dropped(column):
-            mark = {b"PARQUET:field_id": str(column.field_id).encode()}
+            mark = {FIELD_ID: str(column.field_id).encode()}
             found.append(pa.field(column.name, kind, metadata=mark))
     return found
 

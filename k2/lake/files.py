@@ -28,6 +28,7 @@ from pyiceberg.typedef import Record
 from pyiceberg.types import ListType, PrimitiveType
 
 from k2.errors import LakeError
+from k2.lake.columns import FIELD_ID
 from k2.lake.tables import BUCKETS, TableDef
 from k2.times import DAY_US
 
@@ -59,7 +60,6 @@ _LEAST_GROUP = 2_048
 _MOST_GROUPS = 64
 
 _Ints = npt.NDArray[np.int64]
-_FIELD_ID = b"PARQUET:field_id"
 
 
 @lru_cache(maxsize=65_536)
@@ -220,7 +220,7 @@ def _wanted(table: TableDef, metadata: TableMetadata, rows: pa.Table) -> pa.Sche
         return table.arrow_schema
     known = {field.field_id for field in metadata.schema().fields}
     kept = [rows.schema.field(name) for name in others]
-    kept = [one for one in kept if int((one.metadata or {}).get(_FIELD_ID, b"-1")) in known]
+    kept = [one for one in kept if int((one.metadata or {}).get(FIELD_ID, b"-1")) in known]
     return pa.schema([*table.arrow_schema, *kept])
 
 

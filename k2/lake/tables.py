@@ -39,6 +39,7 @@ from pyiceberg.types import (
 from sqlalchemy.exc import IntegrityError
 
 from k2.errors import LakeError
+from k2.lake.columns import FIELD_ID
 
 log = structlog.get_logger(__name__)
 
@@ -312,7 +313,7 @@ class TableDef:
 
 
 def _id(field_id: int) -> dict[bytes, bytes]:
-    return {b"PARQUET:field_id": str(field_id).encode()}
+    return {FIELD_ID: str(field_id).encode()}
 
 
 TRADES: Final = TableDef("trades", _TRADES, "timestamp")

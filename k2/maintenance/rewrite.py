@@ -26,6 +26,7 @@ from pyiceberg.typedef import Record
 from pyiceberg.types import PrimitiveType
 
 from k2.errors import LakeError
+from k2.lake.columns import conform, field_id
 from k2.lake.files import (
     data_file,
     data_location,
@@ -42,7 +43,6 @@ from k2.maintenance.versions import newest_only
 CHUNK_BYTES: Final = 48 * 1024 * 1024
 _ROW_BYTES: Final = 320
 _FEWEST_CHUNK_ROWS: Final = 512
-_FIELD_ID: Final = b"PARQUET:field_id"
 
 
 @dataclass(frozen=True)
@@ -172,27 +172,6 @@ class Rewriter:
 
 def _named(ours: pa.Field | None, found: pa.Field) -> pa.Field:
     return found if ours is None else ours.with_name(found.name)
-
-
-def field_id(column: pa.Field) -> int:
-    """The Parquet field id of a column; -1 for a file without ids."""
-    return int((column.metadata or {}).get(_FIELD_ID, b"-1"))
-
-
-def conform(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """`rows` with the columns of `schema`, found by field id; absent ones are null."""
-    if rows.schema.equals(schema, check_metadata=True):
-        return rows
-    by_id = {field_id(column): index for index, column in enumerate(rows.schema)}
-    columns = []
-    for column in schema:
-        index = by_id.get(field_id(column))
-        if index is None:
-            columns.append(pa.nulls(rows.num_rows, column.type))
-        else:
-            found = rows.column(index)
-            columns.append(found if found.type == column.type else found.cast(column.type))
-    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _spilled(path: Path) -> Iterator[pa.Table]:

@@ -13,6 +13,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from k2.lake.columns import FIELD_ID
 from k2.lake.files import symbol_bucket
 from k2.lake.reader import LakeFile
 from k2.lake.vector import Vector
@@ -128,7 +129,7 @@ def field_id_schema(columns: Iterable[pa.Field]) -> str:
     """The `schema` parameter of `read_parquet`: columns by Parquet field id."""
     parts = []
     for field in columns:
-        field_id = int((field.metadata or {})[b"PARQUET:field_id"])
+        field_id = int((field.metadata or {})[FIELD_ID])
         parts.append(
             f"{field_id}: {{name: {quote(field.name)}, type: {quote(sql_type(field.type))}, "
             "default_value: NULL}"

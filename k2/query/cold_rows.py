@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import structlog
 
+from k2.lake.columns import FIELD_ID
 from k2.lake.reader import LakeFile
 from k2.query.database import local_path
 from k2.query.execute import FileGoneError
@@ -32,7 +33,6 @@ log = structlog.get_logger(__name__)
 MAX_ROWS: Final = 400_000
 _CACHE_BYTES: Final = 128 * 1024 * 1024
 _FOOTERS: Final = 4_096
-_FIELD_ID: Final = b"PARQUET:field_id"
 
 _Ints = npt.NDArray[np.int64]
 
@@ -246,7 +246,7 @@ def _us(moment: Any) -> int:
 
 
 def _field_id(field: pa.Field) -> bytes | None:
-    return (field.metadata or {}).get(_FIELD_ID)
+    return (field.metadata or {}).get(FIELD_ID)
 
 
 def _gone(file: LakeFile) -> FileGoneError:

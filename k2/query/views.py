@@ -8,6 +8,7 @@ from typing import Final
 import duckdb
 import pyarrow as pa
 
+from k2.lake.columns import conform
 from k2.query.cold import Bounds, ColdSnapshot, column_list
 from k2.query.seam import Pin
 
@@ -42,7 +43,8 @@ def create_view(
     """
     columns = pa.schema([*pinned.snapshot.columns, *pinned.snapshot.added])
     hot = f"hot_{next(_NAMES)}"
-    cursor.register(hot, _with_columns(pinned.hot_whole(bounds), columns))
+    # The worker may know older columns than the lake has by now.
+    cursor.register(hot, conform(pinned.hot_whole(bounds), columns))
     names = column_list(columns.names)
     parts = [f"SELECT {names} FROM {hot}"]  # noqa: S608
     scan = pinned.snapshot.scan(pinned.snapshot.select(bounds))
@@ -54,21 +56,3 @@ def create_view(
     if view == "candles":
         rows = _NEWEST.format(names=names, rows=rows)
     cursor.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {rows}")
-
-
-def _with_columns(rows: pa.Table, columns: pa.Schema) -> pa.Table:
-    """Hot rows with the lake's columns, found by field id; the worker may know older ones."""
-    if rows.schema.equals(columns, check_metadata=True):
-        return rows
-    by_id = {_field_id(column): at for at, column in enumerate(rows.schema)}
-    made = []
-    for column in columns:
-        at = by_id.get(_field_id(column))
-        found = pa.nulls(rows.num_rows, column.type) if at is None else rows.column(at)
-        made.append(found if found.type == column.type else found.cast(column.type))
-    return pa.Table.from_arrays(made, schema=columns)
-
-
-def _field_id(column: pa.Field) -> bytes:
-    found: bytes = (column.metadata or {})[b"PARQUET:field_id"]
-    return found

@@ -33,6 +33,11 @@ class History(Protocol):
         """The answer's trades, oldest first. Raises `SourceError` when it is none."""
 
 
+def _from_id(wanted: Wanted) -> str:
+    limit = min(PAGE, wanted.last - wanted.first + 1)
+    return urlencode({"symbol": wanted.symbol, "fromId": wanted.first, "limit": limit})
+
+
 class BinanceHistory:
     """`GET /api/v3/historicalTrades`: from an id on."""
 
@@ -43,9 +48,7 @@ class BinanceHistory:
         return "trade" in settings.streams
 
     def url(self, wanted: Wanted) -> str:
-        limit = min(PAGE, wanted.last - wanted.first + 1)
-        query = urlencode({"symbol": wanted.symbol, "fromId": wanted.first, "limit": limit})
-        return f"/api/v3/historicalTrades?{query}"
+        return f"/api/v3/historicalTrades?{_from_id(wanted)}"
 
     def frames(self, symbol: str, content: bytes) -> list[HistoryFrame]:
         return [
@@ -85,9 +88,7 @@ class BinanceAggregates:
         return "aggTrade" in settings.streams
 
     def url(self, wanted: Wanted) -> str:
-        limit = min(PAGE, wanted.last - wanted.first + 1)
-        query = urlencode({"symbol": wanted.symbol, "fromId": wanted.first, "limit": limit})
-        return f"{self._path}?{query}"
+        return f"{self._path}?{_from_id(wanted)}"
 
     def frames(self, symbol: str, content: bytes) -> list[HistoryFrame]:
         fields = ("a", "p", "q", "f", "l", "T", "m")

@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 from k2.cli.bench.machine import machine
 from k2.errors import LakeError
 from k2.lake.catalog import open_catalog
+from k2.lake.columns import conform
 from k2.lake.files import parquet_options
 from k2.lake.reader import LakeReader, Pinned
 from k2.lake.tables import TABLES, TableDef
 from k2.maintenance.merge import sort_rows
-from k2.maintenance.rewrite import conform
 from k2.settings import load_settings
 
 _CODECS: Final = (

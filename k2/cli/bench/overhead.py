@@ -21,25 +21,21 @@ from typing import Any, Final
 
 import aiohttp
 import click
-import faust
 import numpy as np
 import psutil
 from aiohttp import web
 
-from k2.catalogue import topic_specs
 from k2.cli.bench.dataset import Shape, chunks
+from k2.cli.bench.embedded import embedded_trades
 from k2.cli.bench.flow import Sample, environ
 from k2.cli.bench.machine import machine
 from k2.cli.demo.client import WorkerClient, free_port
 from k2.cli.demo.processes import Child
+from k2.cli.own import EMBEDDED
 from k2.cli.up import worker_command
 from k2.clock import SYSTEM_CLOCK
-from k2.codecs import Codecs, open_registry
 from k2.errors import K2Error
 from k2.settings import Settings, load_settings
-from k2.steps.publish import Partitioner, Publisher
-from k2.topics import BINANCE_TRADES, MARKET_TOPICS
-from k2.transport.registry import registry
 
 _LIMIT_S: Final = 600.0
 _POLL_S: Final = 0.1
@@ -220,26 +216,10 @@ def _run_of(samples: Sequence[Sample]) -> Run:
 
 async def fill(settings: Settings, records: int) -> None:
     """The benchmarks' trades in an embedded log of record, as a source leaves them."""
-    directory = settings.core.data_dir
-    directory.mkdir(parents=True, exist_ok=True)
-    app = faust.App("fill", broker=f"local://{directory / 'log'}", web_enabled=False)
-    registry(app).kafka = settings.kafka
-    codecs = Codecs.open(open_registry(settings), MARKET_TOPICS)
-    await app.transport.ensure_topics(topic_specs(settings))
-    await app.maybe_start_producer()
-    publisher = Publisher(
-        BINANCE_TRADES,
-        app.producer,
-        codecs.of(BINANCE_TRADES.log),
-        Partitioner(settings.kafka.partitions),
-        SYSTEM_CLOCK,
-        settings.kafka.max_batch_bytes // 2,
-    )
-    for chunk in chunks(Shape(records)):
-        for start in range(0, chunk.num_rows, 10_000):
-            await asyncio.gather(*publisher.publish(chunk.slice(start, 10_000), "bench"))
-    await app.producer.stop()
-    await app.transport.close()
+    async with embedded_trades(settings) as publisher:
+        for chunk in chunks(Shape(records)):
+            for start in range(0, chunk.num_rows, 10_000):
+                await asyncio.gather(*publisher.publish(chunk.slice(start, 10_000), "bench"))
 
 
 @click.command(short_help="What metrics, logs and traces cost the pipeline.")
@@ -257,7 +237,7 @@ def overhead(records: int, pairs: int, as_json: bool) -> None:
         raise click.BadParameter(f"{pairs}; allowed: 2 or more", param_hint="--pairs")
     with tempfile.TemporaryDirectory(prefix="k2-bench-") as name:
         directory = Path(name)
-        with environ({"K2_DATA_DIR": str(directory / "data"), "K2_KAFKA_BOOTSTRAP_SERVERS": ""}):
+        with environ({**EMBEDDED, "K2_DATA_DIR": str(directory / "data")}):
             asyncio.run(fill(load_settings(), records))
             result = asyncio.run(Bench(directory, records).run(pairs, quiet=as_json))
     if as_json:
