@@ -64,6 +64,7 @@ class Worker:
     """The parts, by the order in which data meets them."""
 
     def __init__(self, app: K2App, settings: Settings, tables: Tables) -> None:
+        self._commits = asyncio.Lock()
         self.app = app
         self.settings = settings
         self.clock = SYSTEM_CLOCK
@@ -239,6 +240,7 @@ class Worker:
             self.epoch_of,
             self.clock,
             self.crash,
+            turn=self._commits,
         )
 
     def _candles(self) -> SinkStep:
@@ -252,6 +254,7 @@ class Worker:
             self.clock,
             self.crash,
             name="candles",
+            turn=self._commits,
         )
 
     def _register(self) -> None:

@@ -7,6 +7,7 @@ record is refused for the first rule it breaks, in the order of `Reason`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -19,7 +20,7 @@ import pyarrow.compute as pc
 
 from k2.codec.sizes import offsets_of
 from k2.errors import DecodeError
-from k2.records import DECIMAL, DECIMALS, ID_COLUMN, QUOTE_CONDITIONS, quote_flags, to_decimal
+from k2.records import DECIMALS, ID_COLUMN, QUOTE_CONDITIONS, decimal_words, quote_flags, to_decimal
 from k2.times import DAY_US
 
 Mask = npt.NDArray[np.bool_]
@@ -28,6 +29,7 @@ _US_PER_S: Final = 1_000_000
 #: Longest symbol: option symbols of the OCC have 21 characters.
 MAX_SYMBOL: Final = 32
 _SYMBOL: Final = f"^[A-Z0-9]{{1,{MAX_SYMBOL}}}$"
+_is_symbol: Final = re.compile(_SYMBOL.removesuffix("$")).fullmatch
 
 
 class Reason(StrEnum):
@@ -84,12 +86,20 @@ class Refused(NamedTuple):
 class Verdict:
     """`ok`: per row, True when it may pass; `reasons`: one entry per other row, rows rising.
 
-    `flagged`: how many passing quotes are CROSSED, LOCKED or ONE_SIDED (all keys for quotes).
+    `flags`: int8 per row as of `k2.records.quote_flags`; None when they are no quotes.
     """
 
     ok: Mask
     reasons: list[Refused] = field(default_factory=list)
-    flagged: Mapping[str, int] = field(default_factory=dict)
+    flags: npt.NDArray[np.int8] | None = None
+
+    @property
+    def flagged(self) -> Mapping[str, int]:
+        """How many passing quotes are CROSSED, LOCKED or ONE_SIDED (all keys for quotes)."""
+        if self.flags is None:
+            return {}
+        counts = np.bincount(self.flags[self.ok], minlength=1 + len(QUOTE_CONDITIONS)).tolist()
+        return dict(zip(QUOTE_CONDITIONS, counts[1:], strict=True))
 
 
 class _Finding(NamedTuple):
@@ -109,8 +119,10 @@ def check(kind: str, batch: pa.RecordBatch, limits: Limits) -> Verdict:
         rows = np.flatnonzero(finding.rows & ok).tolist()
         reasons += [Refused(row, finding.reason, finding.detail(row)) for row in rows]
         ok &= ~finding.rows
-    flagged = _flagged(decimals, ok) if kind == "quotes" else {}
-    return Verdict(ok, sorted(reasons), flagged)
+    flags = None
+    if kind == "quotes":
+        flags = quote_flags(decimals["bid_price"].values, decimals["ask_price"].values)
+    return Verdict(ok, sorted(reasons), flags)
 
 
 def _findings(
@@ -131,9 +143,9 @@ def _findings(
 
 
 def _symbols(symbols: pa.Array) -> Iterator[_Finding]:
-    # A batch has few distinct symbols: judge those, not the rows.
+    # A batch has few distinct symbols, the same as the batch before: judge those, not the rows.
     distinct = symbols.unique()
-    if _mask(pc.match_substring_regex(distinct, _SYMBOL)).all():
+    if all(map(_is_symbol, distinct.to_pylist())):
         return
     empty = _lengths(symbols) == 0
     invalid = ~_mask(pc.match_substring_regex(symbols, _SYMBOL)) & ~empty
@@ -195,14 +207,15 @@ class _Decimal:
             yield self._finding(Reason.BAD_DECIMAL, self.bad, "a decimal(28,10)")
 
     def not_positive(self, reason: Reason) -> Iterator[_Finding]:
-        if pc.min(self.values).as_py() <= 0:
-            yield self._finding(reason, _mask(pc.less_equal(self.values, _ZERO)), "above 0")
+        high, low = decimal_words(self.values)
+        rows = (high < 0) | ((high == 0) & (low == 0))
+        if rows.any():
+            yield self._finding(reason, rows, "above 0")
 
     def negative(self) -> Iterator[_Finding]:
-        if pc.min(self.values).as_py() < 0:
-            yield self._finding(
-                Reason.BID_ASK_NEGATIVE, _mask(pc.less(self.values, _ZERO)), "0 or above"
-            )
+        rows = decimal_words(self.values)[0] < 0
+        if rows.any():
+            yield self._finding(Reason.BID_ASK_NEGATIVE, rows, "0 or above")
 
     def _finding(self, reason: Reason, rows: Mask, allowed: str) -> _Finding:
         return _Finding(
@@ -214,7 +227,6 @@ class _Decimal:
 
 #: Text that is a decimal(28,10) at sight; anything else is tried.
 _PLAIN: Final = r"^-?[0-9]{1,18}(\.[0-9]{1,10})?$"
-_ZERO: Final = pa.scalar(0, DECIMAL)
 
 
 def _decimal(text: pa.Array, name: str) -> _Decimal:
@@ -233,11 +245,6 @@ def _decimal_apart(text: pa.Array, name: str) -> _Decimal:
         except DecodeError:
             bad[row] = True
     return _Decimal(name, text, to_decimal(pc.if_else(pa.array(bad), "0", text), name), bad)
-
-
-def _flagged(decimals: Mapping[str, _Decimal], ok: Mask) -> dict[str, int]:
-    flags = quote_flags(decimals["bid_price"].values, decimals["ask_price"].values)[ok]
-    return {name: int((flags == 1 + i).sum()) for i, name in enumerate(QUOTE_CONDITIONS)}
 
 
 def _lengths(text: pa.Array) -> npt.NDArray[np.int32]:

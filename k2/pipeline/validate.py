@@ -33,11 +33,12 @@ from k2.pipeline.continuity import (
     Trimmed,
 )
 from k2.pipeline.dead_letter_limit import DeadLetterLimit
+from k2.pipeline.examine import Decoder, Examiner
 from k2.pipeline.groups import Cut, Records, in_groups
 from k2.pipeline.numbering import NUMBERED, POLICIES
 from k2.pipeline.side import Encoder, Refused, SideOutputs
 from k2.pipeline.text_ids import TextIds, scoped
-from k2.records import ID_COLUMN, ids_of
+from k2.records import ID_COLUMN
 from k2.topics import MarketTopic, is_tape
 from k2.transport.batch import Headers, LogBatch, OutBatch
 
@@ -52,27 +53,6 @@ ID_NOT_INTEGER: Final = "ID_NOT_INTEGER"
 TOO_LARGE: Final = "TOO_LARGE"
 
 _Offsets = npt.NDArray[np.int64]
-
-
-class DecodedRows(Protocol):
-    """`batch`: good rows; `rows`: their indexes in the input; `bad`: (row, reason, detail)."""
-
-    @property
-    def batch(self) -> pa.RecordBatch: ...
-
-    @property
-    def rows(self) -> npt.NDArray[np.int64]: ...
-
-    @property
-    def bad(self) -> Sequence[tuple[int, str, str]]: ...
-
-
-class Decoder(Protocol):
-    """What validation needs of a log's codec."""
-
-    def decode(self, values: Sequence[bytes | None]) -> DecodedRows: ...
-
-    def may_ask(self, values: Sequence[bytes | None]) -> bool: ...
 
 
 class Options(Protocol):
@@ -178,9 +158,8 @@ class Validator:
         self._codec = codecs.log
         # What is loaded from files may be as old as the market.
         old = is_tape(topic) or topic.data_type == "reference_data"
-        self._limits = rules.Ages(
-            options.max_future_s, TAPE_AGE_DAYS if old else options.max_age_days
-        )
+        limits = rules.Ages(options.max_future_s, TAPE_AGE_DAYS if old else options.max_age_days)
+        self._examiner = Examiner(topic.data_type, codecs.log, limits)
         self._cut = Cut(options.group_records, max_batch_bytes)
         self._side = SideOutputs(topic, partition, epoch, codecs, clock, self._cut)
         self._limit = DeadLetterLimit(
@@ -286,25 +265,23 @@ class Validator:
 
     def _judge(self, batch: LogBatch, skip: int) -> _Judged:
         """Decode and apply the rules."""
-        kind = self.topic.data_type
-        decoded = self._codec.decode(batch.values[skip:] if skip else batch.values)
-        verdict = rules.check(kind, decoded.batch, self._limits)
-        ids, integer = ids_of(kind, decoded.batch)
-        places = decoded.rows + skip
-        refused = [Refused(row + skip, reason, detail) for row, reason, detail in decoded.bad]
+        found = self._examiner.examine(batch, skip)
+        verdict, ids, integer = found.verdict, found.ids, found.integer
+        places = found.rows + skip
+        refused = [Refused(row + skip, reason, detail) for row, reason, detail in found.bad]
         refused += [
             Refused(int(places[r]), reason, detail) for r, reason, detail in verdict.reasons
         ]
         ok = verdict.ok
         if self._numbered and not integer.all():
-            refused += self._without_id(decoded.batch, np.flatnonzero(ok & ~integer), places)
+            refused += self._without_id(found.batch, np.flatnonzero(ok & ~integer), places)
             ok = ok & integer
         large = self._too_large(batch, places[ok])
         if large:
             refused += large
             ok = ok & ~np.isin(places, [entry.row for entry in large])
         return _Judged(
-            *_chosen(decoded.batch, kind, places, ids, ok),
+            *_chosen(found.batch, self.topic.data_type, places, ids, ok),
             sorted(refused),
             verdict.flagged,
             ~integer[ok],

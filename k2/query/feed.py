@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -17,9 +17,16 @@ from k2.steps.rows import RowReader
 from k2.topics import parse
 from k2.tracing import TRACING, contexts_of
 from k2.transport.batch import LogBatch
+from k2.transport.company import Companies
 from k2.transport.reader import LogReader
 
 log = structlog.get_logger(__name__)
+
+#: Records that are shown in one go.
+_TOGETHER = 2_000
+#: Seconds from one reading to the next, at least: validation hands on partition by partition, and
+#: a few of them together take little longer to show than the first.
+_PACE_S = 0.02
 
 
 @dataclass(slots=True)
@@ -84,9 +91,12 @@ class TailFeed:
         """Read, decode and trim until cancelled."""
         trimmed_s = self._clock.monotonic_s()
         while True:
-            for batch in await self._reader.getmany(self._poll_s):
-                await self.apply(batch)
+            began_s = self._clock.monotonic_s()
+            for batches in in_company(await self._reader.getmany(self._poll_s)):
+                await self.apply(batches)
             now_s = self._clock.monotonic_s()
+            if now_s - began_s < _PACE_S:
+                await self._clock.sleep(_PACE_S - (now_s - began_s))
             if now_s - trimmed_s >= self._trim_every_s:
                 trimmed_s = now_s
                 self.trim(now_s)
@@ -106,26 +116,33 @@ class TailFeed:
                 max_bytes=max_bytes,
             )
 
-    async def apply(self, batch: LogBatch) -> None:
-        """Add the new groups of one batch. Raises `CoverHoleError` and `DecodeError`."""
-        if not len(batch):
-            return
-        traces = contexts_of(batch)
-        with TRACING.follow("k2.tail", traces, topic=batch.topic, records=len(batch)):
-            await self._show(batch)
+    async def apply(self, batches: Sequence[LogBatch]) -> None:
+        """Add the new groups of some batches. Raises `CoverHoleError` and `DecodeError`."""
+        traces = [context for batch in batches for context in contexts_of(batch)]
+        records = sum(map(len, batches))
+        with TRACING.follow("k2.tail", traces, topic=batches[0].topic, records=records):
+            await self._show(batches)
 
-    async def _show(self, batch: LogBatch) -> None:
-        partition = self._partitions[TP(batch.topic, batch.partition)]
-        parts = await self._rows.read_async(batch, partition.cover)
+    async def _show(self, batches: Sequence[LogBatch]) -> None:
+        partitions = [self._partitions[TP(batch.topic, batch.partition)] for batch in batches]
+        covers = [partition.cover for partition in partitions]
+        companies = Companies()
+        for batch in batches:
+            companies.add(batch)
+        read = [await self._rows.read_async(*one) for one in zip(batches, covers, strict=True)]
         now_s = self._clock.monotonic_s()
-        for part in parts:
-            place = Place(part.epoch, batch.topic, batch.partition)
-            if partition.whole and place not in self._tail.view().places:
-                # A new incarnation of the log of record, read from its first record on.
-                self._tail.start(place, -1)
-            self._tail.add(place, part.rows, last=part.last, now_s=now_s)
-            self._observe(part.rows)
-            partition.whole = True
+        shown: list[pa.RecordBatch] = []
+        for batch, partition, parts in zip(batches, partitions, read, strict=True):
+            for part in parts:
+                place = Place(part.epoch, batch.topic, batch.partition)
+                if partition.whole and place not in self._tail.view().places:
+                    # A new incarnation of the log of record, read from its first record on.
+                    self._tail.start(place, -1)
+                self._tail.add(place, part.rows, last=part.last, now_s=now_s)
+                shown.append(part.rows)
+                partition.whole = True
+        if shown:
+            self._observe(shown[0] if len(shown) == 1 else pa.concat_batches(shown))
 
     def lag(self) -> int:
         """Records between the reading positions and the ends of the partitions."""
@@ -133,3 +150,17 @@ class TailFeed:
             max(0, (self._reader.highwater(tp) or 0) - self._reader.position(tp))
             for tp in self._partitions
         )
+
+
+def in_company(batches: Sequence[LogBatch]) -> Iterator[list[LogBatch]]:
+    """`batches` in their order: neighbours of one topic together, up to a number of records."""
+    held: list[LogBatch] = []
+    for batch in batches:
+        if not len(batch):
+            continue
+        if held and (held[0].topic != batch.topic or sum(map(len, held)) + len(batch) > _TOGETHER):
+            yield held
+            held = []
+        held.append(batch)
+    if held:
+        yield held

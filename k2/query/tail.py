@@ -27,6 +27,9 @@ from k2.lake.vector import Place, Position, Vector
 CHUNK_ROWS = 65_536
 #: Chunks whose arrivals are further apart stay apart, else a quiet partition would never age.
 CHUNK_SPAN_S = 60.0
+#: A few rows that are a cut of many keep all of those in memory. What was not merged, which copies,
+#: within this time is copied.
+_OWN_AFTER_S = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +65,17 @@ class Chunk:
     @functools.cached_property
     def symbols(self) -> frozenset[str]:
         return frozenset(pc.unique(self.rows["symbol"]).to_pylist())
+
+    @functools.cached_property
+    def borrowed(self) -> bool:
+        """True when it keeps far more memory than its rows take."""
+        return int(self.rows.get_total_buffer_size()) > 4 * int(self.rows.nbytes)
+
+    def owned(self) -> Chunk:
+        """The same rows in memory of their own."""
+        every = np.arange(len(self.sequences))
+        more = None if self.added is None else self.added.take(every)
+        return replace(self, rows=self.rows.take(every).combine_chunks(), added=more)
 
     def below(self, sequence: int) -> int:
         """How many rows have a platform_sequence of at most `sequence`."""
@@ -235,6 +249,7 @@ class Tail:
                 total -= chunk.nbytes
                 self._lost += 0 if stored else len(chunk.sequences)
             self._put({place: self._without(place, count) for place, count in drop.items()})
+            self._own(now_s - _OWN_AFTER_S)
         return self.stats()
 
     def stats(self) -> TailStats:
@@ -246,6 +261,16 @@ class Tail:
             places=len(self._view.places),
             lost=self._lost,
         )
+
+    def _own(self, before_s: float) -> None:
+        """Copy the chunks that keep the memory of others, once they can be expected to stay."""
+        for place, hot in self._view.places.items():
+            if any(chunk.last_s < before_s and chunk.borrowed for chunk in hot.chunks):
+                chunks = tuple(
+                    chunk.owned() if chunk.last_s < before_s and chunk.borrowed else chunk
+                    for chunk in hot.chunks
+                )
+                self._put({place: replace(hot, chunks=chunks)})
 
     def _by_arrival(self, committed: Vector) -> list[tuple[Place, int, Chunk, bool]]:
         """Chunks in the order they may leave: what the lake has first, then by age."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from k2.candles.fold import TRADE_COLUMNS
 from k2.codec.avro import Codec
 from k2.errors import DecodeError
 from k2.pipeline.cover import CoverReader, Group
-from k2.records import to_lake
+from k2.records import lake_columns, placed, to_lake
 from k2.steps.row_cache import RowCache
 from k2.topics import parse
 from k2.transport.batch import LogBatch
@@ -67,15 +68,24 @@ class RowReader:
         sequences = np.concatenate([group.sequences for group in groups])
         # Epoch and offsets name the records, wherever and in whatever pieces they are read.
         key = (batch.topic, batch.partition, first.epoch, sequences.tobytes(), len(self._added))
-        rows = self._cache.rows(key, lambda: self._decoded(batch, groups, sequences))
+        rows = self._cache.rows(key, lambda: self._placed(batch, groups, sequences))
         return RowPart(first.epoch, rows, last.next_offset, last.last)
 
-    def _decoded(
+    def _placed(
         self, batch: LogBatch, groups: list[Group], sequences: npt.NDArray[np.int64]
     ) -> pa.RecordBatch:
-        values: list[bytes | None] = []
-        for group in groups:
-            values += batch.values[group.start : group.stop]
+        topic = parse(batch.topic)[0].log
+        given: dict[str, Any] = {
+            "epoch": groups[0].epoch,
+            "topic": topic,
+            "partition": batch.partition,
+            "sequences": sequences,
+            "added": self._added,
+        }
+        rows = self._shared(batch, groups)
+        if rows is not None:
+            return placed(self._kind, rows, **given)
+        values = [value for g in groups for value in batch.values[g.start : g.stop]]
         decoded = self._codec.decode(values)
         if decoded.bad:
             first = decoded.bad[0]
@@ -83,15 +93,24 @@ class RowReader:
                 f"{batch.topic}[{batch.partition}]: the record of log offset "
                 f"{int(sequences[first.row])} does not decode: {first.reason}, {first.detail}"
             )
-        return to_lake(
-            self._kind,
-            decoded.batch,
-            epoch=groups[0].epoch,
-            topic=parse(batch.topic)[0].log,
-            partition=batch.partition,
-            sequences=sequences,
-            added=self._added,
-        )
+        return to_lake(self._kind, decoded.batch, **given)
+
+    def _shared(self, batch: LogBatch, groups: list[Group]) -> pa.RecordBatch | None:
+        """The groups' rows out of those of all batches that came with this one."""
+        # A gap's record says itself where it is from.
+        if batch.company is None or self._kind == "gaps":
+            return None
+        key = (self._kind, tuple(field.name for field in self._added))
+        shared = batch.company.share(batch, key, self._all)
+        if shared is None:
+            return None
+        whole, at = shared
+        parts = [whole.slice(at + g.start, g.stop - g.start) for g in groups if g.stop > g.start]
+        return parts[0] if len(parts) == 1 else pa.concat_batches([whole.slice(0, 0), *parts])
+
+    def _all(self, values: list[bytes | None]) -> pa.RecordBatch | None:
+        decoded = self._codec.decode_fast(values)
+        return None if decoded is None else lake_columns(self._kind, decoded.batch, self._added)
 
 
 class CandleRows(RowReader):

@@ -8,6 +8,7 @@ What was lost before the log is disclosed as gaps by validation.
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -32,9 +33,15 @@ log = structlog.get_logger(__name__)
 
 #: Frames mapped at once: more hold the event loop longer than 10 ms.
 _FRAMES = 1_000
-#: After fewer frames than this the next ones wait for company.
+#: So many at once may be followed by a turn for the others.
 _FEW_FRAMES = 200
+#: After fewer frames than this the next ones wait for company.
+_MANY_FRAMES = 600
 _LINGER_S = 0.008
+#: … and longer when the loop is busy: twice as long as it worked since the frames before, so that
+#: a slow machine, or one with many partitions, makes larger batches instead of falling behind.
+_LINGER_PER_BUSY_S = 2.0
+_LONGEST_LINGER_S = 0.04
 #: Longest turn for the others: frames that wait too long are the exchange's reason to disconnect.
 _LONGEST_TURN_S = 0.25
 _RATE_S = 5.0
@@ -107,10 +114,15 @@ class SourceStep:
         max_record_bytes: int,
         on_error: Callable[[BaseException], None],
         behind: Callable[[], bool] = lambda: False,
+        busy_s: Callable[[], float] = time.thread_time,
     ) -> None:
-        """`behind`: true while the steps after this one, on this worker, have much to catch up."""
+        """`behind`: true while the steps after this one, on this worker, have much to catch up.
+
+        `busy_s`: seconds the event loop has worked so far.
+        """
         self.counts = SourceCounts()
         self._behind = behind
+        self._busy_s = busy_s
         self._feeds = feeds
         self._clock = clock
         self._partitions = partitions
@@ -216,10 +228,12 @@ class SourceStep:
         # Ids lost between two runs of a session are unknown to us: continuity must not take the
         # first id of a run for the successor of the last one of the run before.
         process = uuid.uuid4().hex
+        busy_s = self._busy_s()
         while frames := await session.batch(_FRAMES):
             async with self._turn:
                 began_s = self._clock.monotonic_s()
-                self._hand_on(running, mapper, frames, f"{process}-{session.run_number}")
+                run = f"{process}-{session.run_number}"
+                self._hand_on(running, mapper, frames, run)
                 if len(frames) >= _FEW_FRAMES and self._behind():
                     # One turn of the loop is little to steps that need dozens for a batch. Without
                     # as long as the frames took, a feed above what the worker can take would leave
@@ -231,7 +245,11 @@ class SourceStep:
             # earlier in an answer, when a few travel together. With more frames waiting nothing
             # above need have waited at all: without this turn for the others a full queue would be
             # emptied in one go, and validation, sink and queries would stand still meanwhile.
-            await asyncio.sleep(_LINGER_S if len(frames) < _FEW_FRAMES else 0)
+            now_busy_s = self._busy_s()
+            linger_s = max(_LINGER_S, _LINGER_PER_BUSY_S * (now_busy_s - busy_s))
+            busy_s = now_busy_s
+            full = len(frames) >= _MANY_FRAMES
+            await asyncio.sleep(0 if full else min(linger_s, _LONGEST_LINGER_S))
         await asyncio.gather(*running.pending, *self._refuse(feed, session.take_refused()))
 
     def _hand_on(

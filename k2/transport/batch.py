@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from k2.transport.company import Company
 
 #: Headers of one record, in order.
 Headers = tuple[tuple[str, bytes], ...]
@@ -27,6 +30,7 @@ class LogBatch:
       and control records before or inside it included. `last_offset` is the offset Faust sees.
     - `highwater`: the partition's end offset as known at fetch time.
     - `cache`: what readers of the same batch share (covers), filled lazily.
+    - `company`: small batches of the topic that were fetched with it, and it.
     """
 
     topic: str
@@ -40,6 +44,7 @@ class LogBatch:
     last_offset: int
     highwater: int
     cache: dict[str, Any] = field(default_factory=dict)
+    company: Company | None = None
 
     def __len__(self) -> int:
         return len(self.values)

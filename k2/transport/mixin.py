@@ -28,6 +28,7 @@ from mode.utils.futures import notify
 from k2.errors import ConfigError, LogError, RetentionGapError
 from k2.transport.acks import AckTracker
 from k2.transport.batch import LogBatch
+from k2.transport.company import MOST_OF_ONE, Companies
 from k2.transport.positions import check_position
 from k2.transport.registry import registry
 
@@ -155,6 +156,7 @@ class BatchConsumerMixin(Consumer):
         if self.should_stop:
             return
         generation = self.app.consumer_generation_id
+        self._bring_together()
         for tp, record in self._deliveries():
             self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
             message = self._to_message(tp, record)
@@ -196,6 +198,19 @@ class BatchConsumerMixin(Consumer):
     def _ready(self) -> bool:
         return any(self._may_deliver(tp) for tp in self._held)
 
+    def _bring_together(self) -> None:
+        """Unpack what is small and next of its partition before the first is worked on."""
+        companies = Companies()
+        for tp, held in self._held.items():
+            if not held or not self.carries_batches(tp):
+                continue
+            count, record = held[0]
+            if not isinstance(record, LogBatch) and (
+                record.last_offset - record.first_offset < MOST_OF_ONE
+            ):
+                held[0] = count, record.unpack()
+                companies.add(held[0][1])
+
     def _deliveries(self) -> Iterator[tuple[TP, Any]]:
         """Held records in turn; control and changelog topics before batches."""
         plain = [tp for tp in self._held if not self.carries_batches(tp)]
@@ -224,7 +239,7 @@ class BatchConsumerMixin(Consumer):
         """The message of a record; None for a batch that holds no record."""
         if not self.carries_batches(tp):
             return super()._to_message(tp, record)
-        batch: LogBatch = record.unpack()
+        batch: LogBatch = record if isinstance(record, LogBatch) else record.unpack()
         tracker = self._trackers[tp]
         if tracker.end is not None and batch.first_offset > tracker.end:
             raise RetentionGapError(

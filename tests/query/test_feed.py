@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from faust.types import TP
 
@@ -32,8 +33,9 @@ READ = TP(TOPIC, 0)
 class ListReader:
     """A `LogReader` over prepared batches; waits for ever when they are used up."""
 
-    def __init__(self, batches: list[LogBatch]) -> None:
+    def __init__(self, batches: list[LogBatch], at_once: int = 1) -> None:
         self._left = list(batches)
+        self._at_once = at_once
         self._at: dict[TP, int] = {}
         self.drained = asyncio.Event()
 
@@ -42,10 +44,11 @@ class ListReader:
 
     async def getmany(self, timeout_s: float) -> list[LogBatch]:
         while self._left:
-            batch = self._left.pop(0)
-            if batch.last_offset >= self._at[READ]:
-                self._at[READ] = batch.last_offset + 1
-                return [batch]
+            found, self._left = self._left[: self._at_once], self._left[self._at_once :]
+            found = [batch for batch in found if batch.last_offset >= self._at[_tp(batch)]]
+            self._at |= {_tp(batch): batch.last_offset + 1 for batch in found}
+            if found:
+                return found
         self.drained.set()
         await asyncio.Event().wait()
         return []
@@ -60,6 +63,10 @@ class ListReader:
         self._left.clear()
 
 
+def _tp(batch: LogBatch) -> TP:
+    return TP(batch.topic, batch.partition)
+
+
 class StoppedClock:
     def now_us(self) -> int:
         return T0_US
@@ -68,7 +75,7 @@ class StoppedClock:
         return 1_000.0
 
     async def sleep(self, seconds: float) -> None:
-        raise AssertionError("nothing here waits")
+        await asyncio.sleep(0)
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +98,15 @@ def wire(codec, sequences: list[int]) -> list[bytes]:
     return codec.encode(build("trades", n, given))
 
 
-def group(codec, offset: int, first: int, last: int, kept: list[int], epoch: str = EPOCH):
+def group(
+    codec, offset: int, first: int, last: int, kept: list[int], epoch: str = EPOCH, partition=0
+):
     values = wire(codec, kept) if kept else [None]
     cover = Cover(epoch, first, last, np.array(kept, np.int64))
     n = len(values)
     return LogBatch(
         topic=TOPIC,
-        partition=0,
+        partition=partition,
         offsets=np.arange(offset, offset + n),
         timestamps_ms=np.zeros(n, np.int64),
         keys=[b"BTCUSDT"] * n,
@@ -109,8 +118,10 @@ def group(codec, offset: int, first: int, last: int, kept: list[int], epoch: str
     )
 
 
-async def fed(codec, batches, *, vector=None, earliest: int = 0, epoch: str = EPOCH, **options):
-    reader = ListReader(batches)
+async def fed(
+    codec, batches, *, vector=None, earliest: int = 0, epoch: str = EPOCH, at_once=1, **options
+):
+    reader = ListReader(batches, at_once)
     tail = Tail(TRADES.arrow_schema)
     feed = TailFeed(
         reader,
@@ -122,7 +133,11 @@ async def fed(codec, batches, *, vector=None, earliest: int = 0, epoch: str = EP
         max_bytes=lambda: 10**9,
         **options,
     )
-    await feed.start(vector or Vector.empty(), {BINANCE_TRADES.log: epoch}, {READ: earliest})
+    await feed.start(
+        vector or Vector.empty(),
+        {BINANCE_TRADES.log: epoch},
+        dict.fromkeys({READ} | {_tp(b) for b in batches}, earliest),
+    )
     running = asyncio.create_task(feed.run())
     drained = asyncio.create_task(reader.drained.wait())
     await asyncio.wait({running, drained}, return_when=asyncio.FIRST_COMPLETED)
@@ -216,3 +231,36 @@ async def test_a_large_group_is_decoded_in_a_thread(codec) -> None:
     many = list(range(3_000))
     tail, _ = await fed(codec, [group(codec, 0, 0, 2_999, many)])
     assert held(tail) == many
+
+
+async def test_batches_of_several_partitions_are_decoded_and_shown_in_one_go(
+    codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+    decode = codec.decode_fast
+    monkeypatch.setattr(
+        codec, "decode_fast", lambda values: decoded.append(len(values)) or decode(values)
+    )
+    batches = [
+        group(codec, 0, 0, 2, [0, 2]),
+        group(codec, 0, 0, 0, [0], partition=1),
+        group(codec, 0, 0, 9, [], partition=2),
+        group(codec, 2, 3, 5, [3, 4, 5]),
+        group(codec, 0, 0, 1, [1], OTHER_EPOCH, partition=3),
+    ]
+    seen: list[int] = []
+    tail, _ = await fed(codec, batches, at_once=5, observe=lambda rows: seen.append(rows.num_rows))
+    # The group without records has none to decode.
+    assert (decoded, seen) == ([7, 0], [7])
+    apart, _ = await fed(codec, batches)
+    assert tail.view().places.keys() == apart.view().places.keys()
+    for where, hot in apart.view().places.items():
+        again = tail.view().places[where]
+        assert (again.low, again.high) == (hot.low, hot.high)
+        found, wanted = (
+            pa.concat_tables(
+                [chunk.rows for chunk in one.chunks] or [TRADES.arrow_schema.empty_table()]
+            )
+            for one in (again, hot)
+        )
+        assert found.equals(wanted)

@@ -140,3 +140,17 @@ def test_readers_never_see_half_a_change(tail: Tail) -> None:
     stop.set()
     reader.join()
     assert wrong == []
+
+
+def test_a_few_rows_do_not_keep_the_many_they_were_decoded_with(tail: Tail) -> None:
+    many = batch(rows(range(2_000), [T0_US + i for i in range(2_000)]))
+    tail.add(place(), many.slice(0, 2), last=1, now_s=0.0)
+    [chunk] = tail.view().places[place()].chunks
+    assert chunk.borrowed
+    tail.trim(1.0, Vector.empty(), **WIDE)
+    assert tail.view().places[place()].chunks == (chunk,)
+    tail.trim(3.0, Vector.empty(), **WIDE)
+    [own] = tail.view().places[place()].chunks
+    assert not own.borrowed
+    assert own.rows.equals(chunk.rows)
+    assert held(tail, Vector.empty()) == [0, 1]

@@ -88,13 +88,16 @@ class Follower:
 
     def _ready(self, tps: Collection[TP]) -> list[TP]:
         logs, positions = self._logs, self.positions
-        found = [tp for tp in tps if tp in logs and positions[tp] < logs[tp].end_offset]
+        behind = {tp: logs[tp].end_offset - positions[tp] for tp in tps if tp in logs}
+        found = [tp for tp, records in behind.items() if records > 0]
+        far = [tp for tp in found if behind[tp] > _NEAR]
         most = _TOTAL_BYTES // PARTITION_BYTES
-        if len(found) > most:
-            # A bounded read serves them in turn.
-            found.sort()
-            self._turn = (self._turn + most) % len(found)
-            found = (found[self._turn :] + found[: self._turn])[:most]
+        if len(far) > most:
+            # A bounded read serves them in turn; what is near the end takes little room.
+            far.sort()
+            self._turn = (self._turn + most) % len(far)
+            left_out = set((far[self._turn :] + far[: self._turn])[most:])
+            found = [tp for tp in found if tp not in left_out]
         return found
 
     async def read(self, limits: Mapping[TP, int]) -> dict[TP, Chunk]:
