@@ -7,6 +7,7 @@ log_partition, platform_sequence) is not in its bytes: it is where the log has i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
@@ -388,6 +389,25 @@ _DERIVED: Final[Mapping[str, Callable[[pa.RecordBatch], dict[str, pa.Array]]]] =
     "quotes": _quote_columns,
     "gaps": _gap_columns,
 }
+
+
+def to_wire(kind: str, rows: pa.Table) -> pa.RecordBatch:
+    """Rows of the lake as records again: the inverse of `to_lake`, but for the place, which they
+    get anew, and for zeros at the end of decimals, which the lake does not keep."""
+    schema = WIRE[kind]
+    columns = [_wire_column(rows[field.name].combine_chunks(), field) for field in schema]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _wire_column(column: pa.Array, field: pa.Field) -> pa.Array:
+    if column.type == DECIMAL:
+        return column.cast(field.type)
+    if field.type == VENDOR_MAP:
+        given = (None if text is None else json.loads(text) for text in column.to_pylist())
+        return pa.array([None if one is None else [*one.items()] for one in given], VENDOR_MAP)
+    if pa.types.is_list(field.type):
+        return pa.array([[] if one is None else one for one in column.to_pylist()], field.type)
+    return column if column.type == field.type else column.cast(field.type)
 
 
 def build(kind: str, rows: int, columns: Mapping[str, Any]) -> pa.RecordBatch:

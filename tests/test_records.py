@@ -26,6 +26,7 @@ from k2.records import (
     quote_flags,
     to_decimal,
     to_lake,
+    to_wire,
     vendor_map,
 )
 from tests.codec.records import TEXT, recorded_quotes, recorded_trades
@@ -77,6 +78,28 @@ def test_recorded_quotes_are_stored_exactly() -> None:
         for name in ("bid_price", "bid_quantity", "ask_price", "ask_quantity"):
             assert row[name] == Decimal(record[name])
         assert row["quote_conditions"] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "recorded", "decimals"),
+    [
+        ("trades", recorded_trades, ("price", "quantity")),
+        ("quotes", recorded_quotes, ("bid_price", "bid_quantity", "ask_price", "ask_quantity")),
+    ],
+)
+def test_rows_of_the_lake_are_the_records_again(kind: str, recorded: Any, decimals: Any) -> None:
+    records = wire(kind, recorded(500))
+    again = to_wire(kind, pa.Table.from_batches([lake(kind, records)]))
+    again.validate(full=True)
+    assert again.schema.equals(WIRE[kind])
+    for name in WIRE[kind].names:
+        found, wanted = again.column(name), records.column(name)
+        if name in decimals:
+            assert [*map(Decimal, found.to_pylist())] == [*map(Decimal, wanted.to_pylist())]
+        else:
+            assert found.equals(wanted), name
+    # And so on: a lake made of them is the same lake.
+    assert lake(kind, again).equals(lake(kind, records))
 
 
 def test_gaps_name_the_ids_and_the_record_that_showed_them() -> None:

@@ -1,16 +1,21 @@
-"""`k2 topics`: the topics of the catalogue, on the cluster and as they should be."""
+"""`k2 topics`: the topics of the catalogue, on the cluster, as they should be, and made anew."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
 from k2.catalogue import topic_specs
+from k2.cli.query import which_client
+from k2.client.client import Table
 from k2.errors import ConfigError, LogError
 from k2.settings import Settings, load_settings
+from k2.topics import MarketTopic, parse
 from k2.transport.admin import TopicSpec
 from k2.transport.kafka_admin import KafkaAdmin
 from k2.transport.topic_state import Difference, differences, topic_config
@@ -94,6 +99,69 @@ def apply(as_json: bool) -> None:
         how = "made" if one.found is None else f"{one.what} {one.found or '(unset)'} ->"
         print(f"{one.topic}: {how} {one.wanted}")
     print(f"{len(done)} changes" if done else "nothing to do")
+
+
+@topics.command(short_help="A lost log of record, made anew from the lake.")
+@click.argument("topic")
+@click.option("--from", "start", required=True, help="First moment (ISO 8601).")
+@click.option("--to", "end", required=True, help="First moment after.")
+@click.option("--as-of", help="The lake as it was at this time.")
+@click.option("--url", help="The lake of a server, such as http://127.0.0.1:8000.")
+@click.option("--key", envvar="K2_API_KEY", help="X-API-Key; default: K2_API_KEY.")
+@click.option(
+    "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="The lake, without server."
+)
+@_JSON
+def refill(
+    topic: str,
+    start: str,
+    end: str,
+    as_of: str | None,
+    url: str | None,
+    key: str | None,
+    data_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Fill the empty log of record TOPIC (`market.crypto.trades.binance`) from the lake.
+
+    The log is the configured one (K2_KAFKA_BOOTSTRAP_SERVERS, else K2_DATA_DIR). Records come in
+    the order of their exchange times. Workers on the same lake store none of them twice.
+    """
+    from k2.replay.refill import refill as fill  # noqa: PLC0415 - the help needs none of it
+
+    settings = load_settings()
+    market = _market(settings, topic)
+    began_s = time.monotonic()
+
+    async def run() -> int:
+        async with which_client(url, key, data_dir) as client:
+            table: Table = "trades" if market.data_type == "trades" else "quotes"
+            rows = client.replay(table, start, end, exchange=market.exchange.upper(), as_of=as_of)
+            return await fill(settings, market, rows)
+
+    sent = asyncio.run(run())
+    seconds = time.monotonic() - began_s
+    if as_json:
+        print(json.dumps({"topic": market.log, "records": sent, "seconds": round(seconds, 1)}))
+    else:
+        print(f"{market.log}: {sent:,} records of the lake in {seconds:.1f} s")
+
+
+def _market(settings: Settings, name: str) -> MarketTopic:
+    market, suffix = parse(name)
+    if suffix is not None or market.data_type not in ("trades", "quotes"):
+        raise ConfigError(
+            f"topic {name!r} is no log of record of trades or quotes; the lake makes no other "
+            "topic anew",
+            topic=name,
+        )
+    if market not in settings.topics:
+        known = ", ".join(one.log for one in settings.topics)
+        raise ConfigError(
+            f"topic {name!r} is not in the catalogue, which K2_EXCHANGES makes: {known}",
+            topic=name,
+        )
+    return market
 
 
 def _with_kafka() -> Settings:

@@ -1,12 +1,18 @@
-"""The lake is lost, the log is not: it is made anew from the log of record."""
+"""The lake is made anew from the log of record, and a log of record from the lake."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
+from k2.cli.main import cli
+from k2.topics import BINANCE_TRADES
 from tests.data import BTC_0808, require
 from tests.e2e.harness import Stack, catalog, gap_ranges, quote_ids, run_demo, trade_ids
 
@@ -54,3 +60,39 @@ async def test_the_lake_is_made_anew_from_the_log(tmp_path: Path, app_id: str) -
     assert quote_ids(data) == quotes
     assert len(trade_ids(data)) == len(set(trade_ids(data)))
     assert gap_ranges(data) == []
+
+
+async def test_a_topic_is_made_anew_from_the_lake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log is lost, the lake is not: what reads the topic gets every trade, and the lake no
+    second one, however often it is validated."""
+    require(BTC_0808)
+    data, home = tmp_path / "data", tmp_path / "anew"
+    anew = home / "data"
+    await run_demo(data, BTC_0808)
+    before = rows(data)
+
+    def refill() -> Result:
+        asked = ["topics", "refill", BINANCE_TRADES.log, "--from", "2024-08-08", "--to"]
+        return CliRunner().invoke(cli, [*asked, "2024-08-10", "--data-dir", str(data), "--json"])
+
+    monkeypatch.setenv("K2_DATA_DIR", str(anew))
+    first = await asyncio.to_thread(refill)
+    assert first.exit_code == 0, first.output
+    assert json.loads(first.stdout.splitlines()[-1])["records"] == len(before)
+    again = await asyncio.to_thread(refill)
+    assert again.exit_code == 2
+    assert f"has {len(before):,} records" in again.stderr
+    async with Stack(home) as stack:
+        await stack.start_worker(K2_BINANCE_ENABLED="false")
+        await stack.until("all is stored", lambda s: _stored(s) == len(before), 120)
+        assert await stack.stop_worker() == 0
+    told = [name for name in COLUMNS if name != "platform_sequence"]
+    assert [{name: row[name] for name in told} for row in rows(anew)] == [
+        {name: row[name] for name in told} for row in before
+    ]
+
+
+def _stored(status: dict[str, Any]) -> int:
+    return int(status["sink"]["tables"]["trades"]["rows"])
