@@ -103,7 +103,7 @@ class Freshness:
         received = rows.column("receive_timestamp").cast(pa.int64()).to_numpy()
         ages_ms = np.maximum(0.0, (self._clock.now_us() - received) / 1_000)
         self._keep(ages_ms[-_SAMPLES:])
-        metrics.FRESHNESS.labels(kind).observe(float(ages_ms[-1]) / 1_000)
+        metrics.FRESHNESS.labels(kind).observe(float(ages_ms.max()) / 1_000)
         if kind not in self._rates:
             return
         encoded = rows.column("symbol").dictionary_encode()

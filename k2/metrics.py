@@ -147,7 +147,7 @@ TAIL_ROWS = Gauge("k2_tail_rows", "Hot rows held in memory", ["data_type"])
 TAIL_BYTES = Gauge("k2_tail_bytes", "Arrow bytes of the hot rows", ["data_type"])
 FRESHNESS = Histogram(
     "k2_freshness_seconds",
-    "Time from the socket to being visible to queries, by record",
+    "Time from the socket to being visible to queries, of the oldest shown at once",
     ["data_type"],
     buckets=_LATENCY,
 )

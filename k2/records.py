@@ -393,15 +393,21 @@ _DERIVED: Final[Mapping[str, Callable[[pa.RecordBatch], dict[str, pa.Array]]]] =
 
 def to_wire(kind: str, rows: pa.Table) -> pa.RecordBatch:
     """Rows of the lake as records again: the inverse of `to_lake`, but for the place, which they
-    get anew, and for zeros at the end of decimals, which the lake does not keep."""
+    get anew, and for zeros at the end of decimals and columns beyond K2's, which are left out."""
     schema = WIRE[kind]
     columns = [_wire_column(rows[field.name].combine_chunks(), field) for field in schema]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
+def _plain(value: Decimal) -> str:
+    text = f"{value:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def _wire_column(column: pa.Array, field: pa.Field) -> pa.Array:
     if column.type == DECIMAL:
-        return column.cast(field.type)
+        # Arrow's cast would write 1E-8.
+        return pa.array([_plain(value) for value in column.to_pylist()], field.type)
     if field.type == VENDOR_MAP:
         given = (None if text is None else json.loads(text) for text in column.to_pylist())
         return pa.array([None if one is None else [*one.items()] for one in given], VENDOR_MAP)
@@ -435,7 +441,8 @@ def _column(field: pa.Field, value: Any, rows: int) -> pa.Array:
         elif isinstance(value, (list, np.ndarray)):
             made = pa.array(value, field.type)
         else:
-            one = value if isinstance(value, pa.Scalar) else pa.scalar(value, field.type)
+            scalar = isinstance(value, pa.Scalar)
+            one = value.cast(field.type) if scalar else pa.scalar(value, field.type)
             made = pa.repeat(one, rows) if rows else pa.array([], field.type)
     except (pa.ArrowException, TypeError, OverflowError) as exc:
         raise SchemaError(f"column {field.name!r} is not {field.type}: {exc}") from exc

@@ -98,8 +98,37 @@ def test_rows_of_the_lake_are_the_records_again(kind: str, recorded: Any, decima
             assert [*map(Decimal, found.to_pylist())] == [*map(Decimal, wanted.to_pylist())]
         else:
             assert found.equals(wanted), name
+        texts = [text for name in decimals for text in again.column(name).to_pylist()]
+        assert not any("E" in text or text.endswith((".", "0")) for text in texts if "." in text)
     # And so on: a lake made of them is the same lake.
     assert lake(kind, again).equals(lake(kind, records))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("0", "0"),
+        ("0.00000001", "0.00000001"),
+        ("100", "100"),
+        ("123.4500", "123.45"),
+        ("-1E2", "-100"),
+    ],
+)
+def test_decimals_are_written_as_exchanges_write_them(value: str, text: str) -> None:
+    [record] = recorded_trades(1)
+    stored = lake("trades", wire("trades", [record]))
+    at = stored.schema.get_field_index("quantity")
+    changed = stored.set_column(at, stored.schema.field(at), pa.array([Decimal(value)], DECIMAL))
+    again = to_wire("trades", pa.Table.from_batches([changed]))
+    assert again.column("quantity").to_pylist() == [text]
+
+
+def test_a_scalar_of_another_type_names_its_column() -> None:
+    columns = {
+        name: wire("trades", recorded_trades(1)).column(name) for name in WIRE["trades"].names
+    }
+    with pytest.raises(SchemaError, match="source_sequence"):
+        build("trades", 1, {**columns, "source_sequence": pa.scalar("zz")})
 
 
 def test_gaps_name_the_ids_and_the_record_that_showed_them() -> None:

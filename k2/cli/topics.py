@@ -14,8 +14,9 @@ from k2.catalogue import topic_specs
 from k2.cli.query import which_client
 from k2.client.client import Table
 from k2.errors import ConfigError, LogError
+from k2.pipeline.numbering import POLICIES
 from k2.settings import Settings, load_settings
-from k2.topics import MarketTopic, parse
+from k2.topics import MarketTopic, is_tape, parse
 from k2.transport.admin import TopicSpec
 from k2.transport.kafka_admin import KafkaAdmin
 from k2.transport.topic_state import Difference, differences, topic_config
@@ -133,11 +134,14 @@ def refill(
     market = _market(settings, topic)
     began_s = time.monotonic()
 
+    def progress(sent: int) -> None:
+        click.echo(f"{market.log}: {sent:,} records", err=True)
+
     async def run() -> int:
         async with which_client(url, key, data_dir) as client:
             table: Table = "trades" if market.data_type == "trades" else "quotes"
             rows = client.replay(table, start, end, exchange=market.exchange.upper(), as_of=as_of)
-            return await fill(settings, market, rows)
+            return await fill(settings, market, rows, progress)
 
     sent = asyncio.run(run())
     seconds = time.monotonic() - began_s
@@ -153,6 +157,12 @@ def _market(settings: Settings, name: str) -> MarketTopic:
         raise ConfigError(
             f"topic {name!r} is no log of record of trades or quotes; the lake makes no other "
             "topic anew",
+            topic=name,
+        )
+    if (market.exchange, market.data_type) not in POLICIES and not is_tape(market):
+        raise ConfigError(
+            f"the records of {name!r} have no ids of their own, so a worker would store each "
+            "again; keep this topic's log longer, or back it up with Kafka's own means",
             topic=name,
         )
     if market not in settings.topics:

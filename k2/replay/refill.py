@@ -1,8 +1,10 @@
 """A log of record made anew from the lake, for when the log is lost and its readers are not.
 
 Rows are written in the order of their exchange times, which is not always the log's; what
-validation dropped is not in the lake and does not come back. The log is a new incarnation: its
-offsets mean other records, and workers on the same lake know its ids and store none of them twice.
+validation dropped, columns added to K2's, and which session a record came by are not in the lake's
+answers and do not come back. The log is a new incarnation: its offsets mean other records, and
+workers on the same lake know its ids and store none of them twice. Validated into an empty lake,
+ids that rise and skip (quotes) and came late are taken for duplicates: sessions would tell.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import pyarrow.compute as pc
 from faust.types import TP
 
 from k2.client.rows import Rows
-from k2.errors import ConfigError
+from k2.errors import ConfigError, LakeError
 from k2.records import to_wire
 from k2.settings import Settings
 from k2.tapes.run import OpenLog, opened
@@ -26,17 +28,25 @@ async def refill(
     settings: Settings,
     topic: MarketTopic,
     batches: AsyncIterator[Rows],
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Callable[[int], None],
 ) -> int:
     """Write the rows of `batches` that are of `topic` into its log of record, as configured.
 
     Returns how many. Raises `ConfigError` when the log has records, `LogLockedError` while a worker
-    has the embedded one.
+    has the embedded one, `LakeError` when the lake did not answer in full: the log is then to be
+    deleted, since it cannot be told where it ends.
     """
     sent = 0
     async with opened(settings, topic) as log:
         await _check_empty(settings, topic, log)
         async for batch in batches:
+            if batch.partial:
+                raise LakeError(
+                    f"the lake's answer was cut short after {sent:,} records of {topic.log}; "
+                    "delete the topic and ask for less time at once, or raise K2_QUERY_TIMEOUT_S",
+                    topic=topic.log,
+                    records=sent,
+                )
             rows = _of(topic, batch.table)
             if rows.num_rows:
                 session = f"refill-{batch.as_of[topic.data_type]['snapshot_id']}"

@@ -38,8 +38,10 @@ _FEW_FRAMES = 200
 #: After fewer frames than this the next ones wait for company.
 _MANY_FRAMES = 600
 _LINGER_S = 0.008
-#: … and longer when the loop is busy: twice as long as it worked since the frames before, so that
-#: a slow machine, or one with many partitions, makes larger batches instead of falling behind.
+#: … and longer when the loop is busy for this share of the time: twice as long as it worked since
+#: the frames before, so that a slow machine, or one with many partitions, makes larger batches
+#: instead of falling behind.
+_BUSY_SHARE = 0.4
 _LINGER_PER_BUSY_S = 2.0
 _LONGEST_LINGER_S = 0.04
 #: Longest turn for the others: frames that wait too long are the exchange's reason to disconnect.
@@ -88,6 +90,23 @@ class _Rate:
             weight = min(1.0, (now_s - self._at_s) / _RATE_S)
             self.per_s += (now_per_s - self.per_s) * weight
         self._at_s, self._count = now_s, count
+
+
+class _Pace:
+    """How long frames wait for company."""
+
+    def __init__(self, clock: Clock, busy_s: Callable[[], float]) -> None:
+        self._clock, self._busy_s = clock, busy_s
+        self._at_s, self._worked_s = clock.monotonic_s(), busy_s()
+
+    def linger_s(self) -> float:
+        """After the frames just handed on."""
+        at_s, worked_s = self._clock.monotonic_s(), self._busy_s()
+        passed_s, busy_s = at_s - self._at_s, worked_s - self._worked_s
+        self._at_s, self._worked_s = at_s, worked_s
+        if busy_s < _BUSY_SHARE * passed_s:
+            return _LINGER_S
+        return min(max(_LINGER_S, _LINGER_PER_BUSY_S * busy_s), _LONGEST_LINGER_S)
 
 
 @dataclass(slots=True)
@@ -228,7 +247,7 @@ class SourceStep:
         # Ids lost between two runs of a session are unknown to us: continuity must not take the
         # first id of a run for the successor of the last one of the run before.
         process = uuid.uuid4().hex
-        busy_s = self._busy_s()
+        pace = _Pace(self._clock, self._busy_s)
         while frames := await session.batch(_FRAMES):
             async with self._turn:
                 began_s = self._clock.monotonic_s()
@@ -245,11 +264,7 @@ class SourceStep:
             # earlier in an answer, when a few travel together. With more frames waiting nothing
             # above need have waited at all: without this turn for the others a full queue would be
             # emptied in one go, and validation, sink and queries would stand still meanwhile.
-            now_busy_s = self._busy_s()
-            linger_s = max(_LINGER_S, _LINGER_PER_BUSY_S * (now_busy_s - busy_s))
-            busy_s = now_busy_s
-            full = len(frames) >= _MANY_FRAMES
-            await asyncio.sleep(0 if full else min(linger_s, _LONGEST_LINGER_S))
+            await asyncio.sleep(0 if len(frames) >= _MANY_FRAMES else pace.linger_s())
         await asyncio.gather(*running.pending, *self._refuse(feed, session.take_refused()))
 
     def _hand_on(

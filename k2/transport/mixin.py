@@ -34,6 +34,8 @@ from k2.transport.registry import registry
 
 log = structlog.get_logger(__name__)
 
+#: Records that are unpacked before the first of a fetch is delivered.
+_UNPACKED_AT_ONCE = 4_000
 #: Seconds for a commit at the end of a wait that was given up.
 _LAST_COMMIT_S = 2.0
 
@@ -200,16 +202,20 @@ class BatchConsumerMixin(Consumer):
 
     def _bring_together(self) -> None:
         """Unpack what is small and next of its partition before the first is worked on."""
-        companies = Companies()
+        companies, left = Companies(), _UNPACKED_AT_ONCE
         for tp, held in self._held.items():
-            if not held or not self.carries_batches(tp):
+            if not held or not self.carries_batches(tp) or not self._may_deliver(tp):
                 continue
             count, record = held[0]
-            if not isinstance(record, LogBatch) and (
-                record.last_offset - record.first_offset < MOST_OF_ONE
-            ):
-                held[0] = count, record.unpack()
-                companies.add(held[0][1])
+            if count != self.seek_counts[tp] or isinstance(record, LogBatch):
+                continue
+            records = record.last_offset - record.first_offset + 1
+            if records <= min(MOST_OF_ONE, left):
+                left -= records
+                held.popleft()  # also when it is damaged, which raises
+                batch = record.unpack()
+                held.appendleft((count, batch))
+                companies.add(batch)
 
     def _deliveries(self) -> Iterator[tuple[TP, Any]]:
         """Held records in turn; control and changelog topics before batches."""

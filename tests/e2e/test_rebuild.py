@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 
 from k2.cli.main import cli
+from k2.client import Rows
+from k2.errors import LakeError
+from k2.replay.refill import refill
+from k2.settings import load_settings
 from k2.topics import BINANCE_TRADES
 from tests.data import BTC_0808, require
 from tests.e2e.harness import Stack, catalog, gap_ranges, quote_ids, run_demo, trade_ids
@@ -65,8 +71,8 @@ async def test_the_lake_is_made_anew_from_the_log(tmp_path: Path, app_id: str) -
 async def test_a_topic_is_made_anew_from_the_lake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The log is lost, the lake is not: what reads the topic gets every trade, and the lake no
-    second one, however often it is validated."""
+    """The log is lost, the lake is not: what reads the topic gets every trade, a lake made of it is
+    the same, and the lake it was made of gets none a second time."""
     require(BTC_0808)
     data, home = tmp_path / "data", tmp_path / "anew"
     anew = home / "data"
@@ -88,10 +94,49 @@ async def test_a_topic_is_made_anew_from_the_lake(
         await stack.start_worker(K2_BINANCE_ENABLED="false")
         await stack.until("all is stored", lambda s: _stored(s) == len(before), 120)
         assert await stack.stop_worker() == 0
+    # The same beside the lake it was made of.
+    shutil.rmtree(data / "log")
+    monkeypatch.setenv("K2_DATA_DIR", str(data))
+    beside = await asyncio.to_thread(refill)
+    assert beside.exit_code == 0, beside.output
+    async with Stack(tmp_path) as stack:
+        await stack.start_worker(K2_BINANCE_ENABLED="false")
+        await stack.until(
+            "all is judged", lambda s: s["validate"]["duplicates"] == len(before), 120
+        )
+        assert await stack.stop_worker() == 0
+    assert rows(data) == before
     told = [name for name in COLUMNS if name != "platform_sequence"]
     assert [{name: row[name] for name in told} for row in rows(anew)] == [
         {name: row[name] for name in told} for row in before
     ]
+
+
+@pytest.mark.parametrize(
+    ("topic", "said"),
+    [
+        ("market.crypto.quotes.kraken", "no ids of their own"),
+        ("market.crypto.trades.binance.validated", "no log of record"),
+        ("market.crypto.trades.coinbase", "not in the catalogue"),
+        ("trades", "is not market."),
+    ],
+)
+def test_a_topic_the_lake_cannot_make_is_refused(topic: str, said: str) -> None:
+    asked = ["topics", "refill", topic, "--from", "2024-08-08", "--to", "2024-08-10"]
+    result = CliRunner().invoke(cli, asked)
+    assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
+
+
+async def test_an_answer_that_was_cut_short_is_no_end(tmp_path: Path) -> None:
+    settings = load_settings().model_copy(
+        update={"core": load_settings().core.model_copy(update={"data_dir": tmp_path})}
+    )
+
+    async def cut() -> AsyncIterator[Rows]:
+        yield Rows(pa.table({}), as_of={}, partial=True)
+
+    with pytest.raises(LakeError, match="cut short after 0 records"):
+        await refill(settings, BINANCE_TRADES, cut(), lambda _: None)
 
 
 def _stored(status: dict[str, Any]) -> int:

@@ -13,7 +13,7 @@ from k2.errors import LogError
 from k2.transport.local.partition import PartitionLog
 from k2.transport.local.segment import Chunk
 
-#: Bytes read from one partition at a time, and from all of them in one go.
+#: Bytes read from one partition at a time, and in one go from all that are far behind.
 PARTITION_BYTES: Final = 1 << 20
 _TOTAL_BYTES: Final = 8 << 20
 #: Up to this many records behind the end a read is far below a millisecond: no thread.
