@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from k2 import metrics
 from k2.clock import Clock
+from k2.decimals import plain
 
 #: Newest samples that percentiles are taken over.
 _SAMPLES = 20_000
@@ -134,4 +135,4 @@ class Freshness:
     def _last_price(self, symbol: str) -> str | None:
         if symbol not in self._last:
             return None
-        return f"{self._last[symbol][1]:f}".rstrip("0").rstrip(".")
+        return plain(self._last[symbol][1])

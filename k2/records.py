@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +18,9 @@ import pyarrow.compute as pc
 
 from k2.codec.jsontext import map_to_json
 from k2.codec.sizes import offsets_of
-from k2.errors import DecodeError, SchemaError
+from k2.decimals import DECIMAL, decimal_words, plain, to_decimal
+from k2.errors import SchemaError
 
-DECIMAL: Final = pa.decimal128(28, 10)
 _UTC: Final = pa.timestamp("us", tz="UTC")
 _US: Final = pa.timestamp("us")
 #: Of `vendor_data` on the wire.
@@ -189,6 +188,10 @@ LAKE: Final[Mapping[str, pa.Schema]] = {
     "reference_data": LAKE_REFERENCE,
     "gaps": LAKE_GAPS,
 }
+#: The lake's columns without the place, which come last.
+_PLACELESS: Final[Mapping[str, pa.Schema]] = {
+    kind: pa.schema(list(schema)[: -len(_PLACE)]) for kind, schema in LAKE.items()
+}
 #: Columns that are decimal text on the wire.
 DECIMALS: Final[Mapping[str, tuple[str, ...]]] = {
     "trades": _TRADE_DECIMALS,
@@ -207,35 +210,27 @@ ID_COLUMN: Final[Mapping[str, str]] = {
 QUOTE_CONDITIONS: Final = ("CROSSED", "LOCKED", "ONE_SIDED")
 
 
+class Span(TypedDict):
+    """Where records are in their log of record; `sequences`: each one's offset there."""
+
+    epoch: str
+    topic: str
+    partition: int
+    sequences: npt.NDArray[np.int64]
+
+
 def to_lake(
-    kind: str,
-    batch: pa.RecordBatch,
-    *,
-    epoch: str,
-    topic: str,
-    partition: int,
-    sequences: npt.NDArray[np.int64],
-    added: Sequence[pa.Field] = (),
+    kind: str, batch: pa.RecordBatch, *, added: Sequence[pa.Field] = (), **span: Unpack[Span]
 ) -> pa.RecordBatch:
     """Decoded records as rows of the lake's table, in the same order.
 
-    `added`: columns the table has beyond K2's; null where the records have no such field.
-
-    `topic`: the log of record; `sequences`: each record's offset there (for gaps, whose records say
-    themselves which offset showed them, it is not used). Raises `DecodeError` on decimals the
-    rules would have refused.
+    `added`: columns the table has beyond K2's; null where the records have no such field. For gaps,
+    whose records say themselves which offset showed them, `sequences` is not used. Raises
+    `DecodeError` on decimals the rules would have refused.
     """
     if kind == "gaps":
-        sequences = batch.column("log_offset").to_numpy()
-    return placed(
-        kind,
-        lake_columns(kind, batch, added),
-        epoch=epoch,
-        topic=topic,
-        partition=partition,
-        sequences=sequences,
-        added=added,
-    )
+        span["sequences"] = batch.column("log_offset").to_numpy()
+    return placed(kind, lake_columns(kind, batch, added), added=added, **span)
 
 
 def lake_columns(
@@ -244,37 +239,32 @@ def lake_columns(
     """What `to_lake` gives, but for the place of each record; `placed` puts it in."""
     derive = _DERIVED.get(kind)
     made = {} if derive is None else derive(batch)
-    own = list(LAKE[kind])[: -len(_PLACE)]
+    schema = _PLACELESS[kind]
     columns = [
         made[field.name] if field.name in made else _lake_column(batch.column(field.name), field)
-        for field in own
+        for field in schema
     ]
     columns += [_added_column(batch, field) for field in added]
-    return pa.RecordBatch.from_arrays(columns, schema=pa.schema([*own, *added]))
+    return pa.RecordBatch.from_arrays(columns, schema=_grown(schema, added))
 
 
 def placed(
-    kind: str,
-    rows: pa.RecordBatch,
-    *,
-    epoch: str,
-    topic: str,
-    partition: int,
-    sequences: npt.NDArray[np.int64],
-    added: Sequence[pa.Field] = (),
+    kind: str, rows: pa.RecordBatch, *, added: Sequence[pa.Field] = (), **span: Unpack[Span]
 ) -> pa.RecordBatch:
     """`lake_columns` of one partition, with their place."""
-    schema = LAKE[kind]
-    count, own = rows.num_rows, len(schema) - len(_PLACE)
+    count, own = rows.num_rows, len(_PLACELESS[kind])
     place = [
-        pa.repeat(epoch, count),
-        pa.repeat(topic, count),
-        pa.repeat(pa.scalar(partition, pa.int32()), count),
-        pa.array(sequences, pa.int64()),
+        pa.repeat(span["epoch"], count),
+        pa.repeat(span["topic"], count),
+        pa.repeat(pa.scalar(span["partition"], pa.int32()), count),
+        pa.array(span["sequences"], pa.int64()),
     ]
     columns = [*rows.columns[:own], *place, *rows.columns[own:]]
-    whole = pa.schema([*schema, *added]) if added else schema
-    return pa.RecordBatch.from_arrays(columns, schema=whole)
+    return pa.RecordBatch.from_arrays(columns, schema=_grown(LAKE[kind], added))
+
+
+def _grown(schema: pa.Schema, added: Sequence[pa.Field]) -> pa.Schema:
+    return pa.schema([*schema, *added]) if added else schema
 
 
 def _added_column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
@@ -296,44 +286,6 @@ def _lake_column(column: pa.Array, field: pa.Field) -> pa.Array:
     return column.cast(field.type)
 
 
-#: Longest text without exponent that Arrow's cast is trusted with. Beyond, it may wrap around
-#: without a word: 129 nines become -1, 8e-49 becomes 0, and others a price that looks sound.
-_TRUSTED_CHARS: Final = 48
-
-
-def to_decimal(column: pa.Array, name: str) -> pa.Array:
-    """Decimal text as decimal(28,10), exactly. Raises `DecodeError` naming the column."""
-    try:
-        values = column.cast(DECIMAL)
-    except pa.ArrowInvalid as exc:
-        raise DecodeError(
-            f"column {name!r} holds text that is not a decimal(28,10): {exc}", column=name
-        ) from exc
-    for row in _doubtful(column):
-        text = column[row].as_py()
-        if Decimal(text) != values[row].as_py():
-            raise DecodeError(
-                f"column {name!r} holds text that is not a decimal(28,10): {text[:64]!r}",
-                column=name,
-            )
-    return values
-
-
-def _doubtful(text: pa.Array) -> list[int]:
-    """Rows whose text is long or has an exponent; none in any batch of a sane feed."""
-    offsets = offsets_of(text)
-    raw = text.buffers()[2]
-    if not len(text) or raw is None:
-        return []
-    used = np.frombuffer(raw, np.uint8, int(offsets[-1] - offsets[0]), int(offsets[0]))
-    doubtful = np.diff(offsets) > _TRUSTED_CHARS
-    # Digits, point and signs are below every letter: one look at the bytes tells.
-    if used.size and used.max() > ord("9"):
-        doubtful |= _mask(pc.match_substring(text, "e", ignore_case=True))
-    rows: list[int] = np.flatnonzero(doubtful).tolist()
-    return rows
-
-
 def _quote_columns(batch: pa.RecordBatch) -> dict[str, pa.Array]:
     prices = {name: to_decimal(batch.column(name), name) for name in _QUOTE_DECIMALS}
     flags = quote_flags(prices["bid_price"], prices["ask_price"])
@@ -353,22 +305,8 @@ def quote_flags(bid: pa.Array, ask: pa.Array) -> npt.NDArray[np.int8]:
     same = bid_high == ask_high
     flags[(bid_high > ask_high) | (same & (bid_low > ask_low))] = 1
     flags[same & (bid_low == ask_low)] = 2
-    flags[
-        ((bid_high | bid_low.view(np.int64)) == 0) | ((ask_high | ask_low.view(np.int64)) == 0)
-    ] = 3
+    flags[((bid_high == 0) & (bid_low == 0)) | ((ask_high == 0) & (ask_low == 0))] = 3
     return flags
-
-
-def decimal_words(
-    values: pa.Array,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
-    """High and low half of each decimal128, which must not be null: comparing them takes a tenth
-    of what a call of Arrow's comparison costs for a small batch."""
-    if not len(values):
-        return np.empty(0, np.int64), np.empty(0, np.uint64)
-    raw = np.frombuffer(values.buffers()[1], np.int64, 2 * len(values), 16 * values.offset)
-    pairs = raw.reshape(-1, 2)
-    return pairs[:, 1], pairs[:, 0].view(np.uint64)
 
 
 def _mask(array: pa.Array) -> npt.NDArray[np.bool_]:
@@ -399,15 +337,10 @@ def to_wire(kind: str, rows: pa.Table) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _plain(value: Decimal) -> str:
-    text = f"{value:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
 def _wire_column(column: pa.Array, field: pa.Field) -> pa.Array:
     if column.type == DECIMAL:
         # Arrow's cast would write 1E-8.
-        return pa.array([_plain(value) for value in column.to_pylist()], field.type)
+        return pa.array([plain(value) for value in column.to_pylist()], field.type)
     if field.type == VENDOR_MAP:
         given = (None if text is None else json.loads(text) for text in column.to_pylist())
         return pa.array([None if one is None else [*one.items()] for one in given], VENDOR_MAP)

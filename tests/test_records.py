@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k2.codec.jsontext import map_to_json
+from k2.decimals import DECIMAL, to_decimal
 from k2.errors import DecodeError, SchemaError
 from k2.records import (
-    DECIMAL,
     LAKE,
     LAKE_QUOTES,
     LAKE_TRADES,
@@ -24,7 +24,6 @@ from k2.records import (
     build,
     ids_of,
     quote_flags,
-    to_decimal,
     to_lake,
     to_wire,
     vendor_map,

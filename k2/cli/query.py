@@ -62,7 +62,7 @@ def _asks(name: str, *parameters: Callable[[Command], Command]) -> Callable[[Que
     return wrap
 
 
-_COMMON: tuple[Callable[[Command], Command], ...] = (
+_WHOM: tuple[Callable[[Command], Command], ...] = (
     click.option("--url", help="Of a server, such as http://127.0.0.1:8000."),
     click.option("--key", envvar="K2_API_KEY", help="X-API-Key; default: K2_API_KEY."),
     click.option(
@@ -70,6 +70,18 @@ _COMMON: tuple[Callable[[Command], Command], ...] = (
         type=click.Path(file_okay=False, path_type=Path),
         help="Read the lake in this directory; no worker is needed.",
     ),
+)
+
+
+def asks(command: Command) -> Command:
+    """Options `url`, `key` and `data_dir` of a command, as `which_client` takes them."""
+    for option in reversed(_WHOM):
+        command = option(command)
+    return command
+
+
+_COMMON: tuple[Callable[[Command], Command], ...] = (
+    asks,
     click.option(
         "--format", "shape", type=click.Choice(FORMATS), default="table", show_default=True
     ),

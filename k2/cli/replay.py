@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import click
 
-from k2.cli.query import split, which_client
+from k2.cli.query import asks, split, which_client
 from k2.client import K2Client, Rows
 from k2.client.client import Table
 from k2.clock import SYSTEM_CLOCK
@@ -51,9 +51,7 @@ _TABLES: dict[str, tuple[Table, ...]] = {
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="A file.")
 @click.option("--topic", help="A Kafka topic instead; it must be there.")
 @click.option("--kafka", "servers", help="host:port; default: K2_KAFKA_BOOTSTRAP_SERVERS.")
-@click.option("--url", help="Of a server, such as http://127.0.0.1:8000.")
-@click.option("--key", envvar="K2_API_KEY", help="X-API-Key; default: K2_API_KEY.")
-@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="No server.")
+@asks
 def replay(
     symbols: str | None,
     exchange: str | None,

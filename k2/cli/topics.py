@@ -7,11 +7,12 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import click
 
 from k2.catalogue import topic_specs
-from k2.cli.query import which_client
+from k2.cli.query import asks, which_client
 from k2.client.client import Table
 from k2.errors import ConfigError, LogError
 from k2.pipeline.numbering import POLICIES
@@ -107,11 +108,7 @@ def apply(as_json: bool) -> None:
 @click.option("--from", "start", required=True, help="First moment (ISO 8601).")
 @click.option("--to", "end", required=True, help="First moment after.")
 @click.option("--as-of", help="The lake as it was at this time.")
-@click.option("--url", help="The lake of a server, such as http://127.0.0.1:8000.")
-@click.option("--key", envvar="K2_API_KEY", help="X-API-Key; default: K2_API_KEY.")
-@click.option(
-    "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="The lake, without server."
-)
+@asks
 @_JSON
 def refill(
     topic: str,
@@ -139,7 +136,7 @@ def refill(
 
     async def run() -> int:
         async with which_client(url, key, data_dir) as client:
-            table: Table = "trades" if market.data_type == "trades" else "quotes"
+            table = cast("Table", market.data_type)
             rows = client.replay(table, start, end, exchange=market.exchange.upper(), as_of=as_of)
             return await fill(settings, market, rows, progress)
 

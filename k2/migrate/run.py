@@ -20,10 +20,10 @@ from k2.clock import SYSTEM_CLOCK
 from k2.codecs import open_registry
 from k2.errors import ConfigError, LogError
 from k2.migrate.v1 import BadV1, Target, V1Reader, digest_of
+from k2.open_log import OpenLog, opened
 from k2.settings import Settings
 from k2.sources.refused import Refused
 from k2.tapes.journal import Journal
-from k2.tapes.run import OpenLog, opened
 from k2.topics import MarketTopic
 from k2.transport.batch import LogBatch
 

@@ -27,9 +27,9 @@ from k2.errors import ConfigError
 from k2.lake.catalog import open_catalog
 from k2.migrate.run import Migrated, send
 from k2.migrate.v1 import Target, V1Reader
+from k2.open_log import OpenLog, opened
 from k2.settings import Settings
 from k2.tapes.journal import Journal
-from k2.tapes.run import OpenLog, opened
 from k2.topics import MarketTopic
 
 #: Rows that are handed to the log at a time.

@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from k2.codec.sizes import offsets_of
+from k2.decimals import decimal_words, to_decimal
 from k2.errors import DecodeError
-from k2.records import DECIMALS, ID_COLUMN, QUOTE_CONDITIONS, decimal_words, quote_flags, to_decimal
+from k2.records import DECIMALS, ID_COLUMN, QUOTE_CONDITIONS, quote_flags
 from k2.times import DAY_US
 
 Mask = npt.NDArray[np.bool_]
@@ -29,7 +30,7 @@ _US_PER_S: Final = 1_000_000
 #: Longest symbol: option symbols of the OCC have 21 characters.
 MAX_SYMBOL: Final = 32
 _SYMBOL: Final = f"^[A-Z0-9]{{1,{MAX_SYMBOL}}}$"
-_is_symbol: Final = re.compile(_SYMBOL.removesuffix("$")).fullmatch
+_is_symbol: Final = re.compile(_SYMBOL).fullmatch
 
 
 class Reason(StrEnum):

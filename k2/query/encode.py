@@ -22,15 +22,9 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from k2.decimals import plain
+
 _MAX_INT = 2**63
-
-
-def plain(value: decimal.Decimal) -> str:
-    """Decimal text without trailing zeros or exponent."""
-    text = format(value, "f")
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text
 
 
 #: Text columns of the records that hold JSON.

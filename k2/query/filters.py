@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from k2.decimals import DECIMAL
 from k2.query.cold import TIE_BREAK, identifier
-from k2.records import DECIMAL
 
 Sql = tuple[str, list[Any]]
 

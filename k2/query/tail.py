@@ -265,11 +265,11 @@ class Tail:
     def _own(self, before_s: float) -> None:
         """Copy the chunks that keep the memory of others, once they can be expected to stay."""
         for place, hot in self._view.places.items():
-            if any(chunk.last_s < before_s and chunk.borrowed for chunk in hot.chunks):
-                chunks = tuple(
-                    chunk.owned() if chunk.last_s < before_s and chunk.borrowed else chunk
-                    for chunk in hot.chunks
-                )
+            chunks = tuple(
+                chunk.owned() if chunk.last_s < before_s and chunk.borrowed else chunk
+                for chunk in hot.chunks
+            )
+            if chunks != hot.chunks:
                 self._put({place: replace(hot, chunks=chunks)})
 
     def _by_arrival(self, committed: Vector) -> list[tuple[Place, int, Chunk, bool]]:

@@ -18,9 +18,9 @@ from faust.types import TP
 
 from k2.client.rows import Rows
 from k2.errors import ConfigError, LakeError
+from k2.open_log import OpenLog, opened
 from k2.records import to_wire
 from k2.settings import Settings
-from k2.tapes.run import OpenLog, opened
 from k2.topics import MarketTopic
 
 

@@ -13,8 +13,9 @@ from typing import Any, Final
 import pyarrow as pa
 
 from k2.codec.avro import Codec
+from k2.decimals import DECIMAL, to_decimal
 from k2.query.instruments import STATEMENT
-from k2.records import DECIMAL, LAKE_REFERENCE, to_decimal
+from k2.records import LAKE_REFERENCE
 from k2.transport.batch import OutBatch
 
 #: Entries handed on before others have their turn on the loop.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,7 @@ from k2.candles.fold import TRADE_COLUMNS
 from k2.codec.avro import Codec
 from k2.errors import DecodeError
 from k2.pipeline.cover import CoverReader, Group
-from k2.records import lake_columns, placed, to_lake
+from k2.records import Span, lake_columns, placed, to_lake
 from k2.steps.row_cache import RowCache
 from k2.topics import parse
 from k2.transport.batch import LogBatch
@@ -74,17 +73,15 @@ class RowReader:
     def _placed(
         self, batch: LogBatch, groups: list[Group], sequences: npt.NDArray[np.int64]
     ) -> pa.RecordBatch:
-        topic = parse(batch.topic)[0].log
-        given: dict[str, Any] = {
-            "epoch": groups[0].epoch,
-            "topic": topic,
-            "partition": batch.partition,
-            "sequences": sequences,
-            "added": self._added,
-        }
+        span = Span(
+            epoch=groups[0].epoch,
+            topic=parse(batch.topic)[0].log,
+            partition=batch.partition,
+            sequences=sequences,
+        )
         rows = self._shared(batch, groups)
         if rows is not None:
-            return placed(self._kind, rows, **given)
+            return placed(self._kind, rows, added=self._added, **span)
         values = [value for g in groups for value in batch.values[g.start : g.stop]]
         decoded = self._codec.decode(values)
         if decoded.bad:
@@ -93,7 +90,7 @@ class RowReader:
                 f"{batch.topic}[{batch.partition}]: the record of log offset "
                 f"{int(sequences[first.row])} does not decode: {first.reason}, {first.detail}"
             )
-        return to_lake(self._kind, decoded.batch, **given)
+        return to_lake(self._kind, decoded.batch, added=self._added, **span)
 
     def _shared(self, batch: LogBatch, groups: list[Group]) -> pa.RecordBatch | None:
         """The groups' rows out of those of all batches that came with this one."""

@@ -251,8 +251,7 @@ class SourceStep:
         while frames := await session.batch(_FRAMES):
             async with self._turn:
                 began_s = self._clock.monotonic_s()
-                run = f"{process}-{session.run_number}"
-                self._hand_on(running, mapper, frames, run)
+                self._hand_on(running, mapper, frames, f"{process}-{session.run_number}")
                 if len(frames) >= _FEW_FRAMES and self._behind():
                     # One turn of the loop is little to steps that need dozens for a batch. Without
                     # as long as the frames took, a feed above what the worker can take would leave

@@ -34,9 +34,7 @@ class Company:
     def join(self, batch: LogBatch) -> bool:
         """Take `batch` in; False when they are many, or work on the others has begun."""
         with self._lock:
-            if self._closed:
-                return False
-            if len(self._values) + len(batch) > _MOST_OF_ALL:
+            if self._closed or len(self._values) + len(batch) > _MOST_OF_ALL:
                 return False
             self._starts[id(batch)] = len(self._values)
             self._values += batch.values

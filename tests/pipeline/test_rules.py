@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from k2.decimals import to_decimal
 from k2.pipeline.rules import Reason, Verdict, check
-from k2.records import to_decimal
 from k2.settings import Validate
 from tests.codec.records import recorded_quotes, recorded_trades
 from tests.test_records import wire

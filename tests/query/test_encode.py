@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k2.query.encode import column_types, plain, rows_of
+from k2.decimals import plain
+from k2.query.encode import column_types, rows_of
 
 
 @pytest.mark.parametrize(

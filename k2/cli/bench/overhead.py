@@ -26,7 +26,6 @@ import psutil
 from aiohttp import web
 
 from k2.cli.bench.dataset import Shape, chunks
-from k2.cli.bench.embedded import embedded_trades
 from k2.cli.bench.flow import Sample, environ
 from k2.cli.bench.machine import machine
 from k2.cli.demo.client import WorkerClient, free_port
@@ -35,7 +34,9 @@ from k2.cli.own import EMBEDDED
 from k2.cli.up import worker_command
 from k2.clock import SYSTEM_CLOCK
 from k2.errors import K2Error
+from k2.open_log import opened
 from k2.settings import Settings, load_settings
+from k2.topics import BINANCE_TRADES
 
 _LIMIT_S: Final = 600.0
 _POLL_S: Final = 0.1
@@ -216,10 +217,10 @@ def _run_of(samples: Sequence[Sample]) -> Run:
 
 async def fill(settings: Settings, records: int) -> None:
     """The benchmarks' trades in an embedded log of record, as a source leaves them."""
-    async with embedded_trades(settings) as publisher:
+    async with opened(settings, BINANCE_TRADES) as log:
         for chunk in chunks(Shape(records)):
             for start in range(0, chunk.num_rows, 10_000):
-                await asyncio.gather(*publisher.publish(chunk.slice(start, 10_000), "bench"))
+                await asyncio.gather(*log.publisher.publish(chunk.slice(start, 10_000), "bench"))
 
 
 @click.command(short_help="What metrics, logs and traces cost the pipeline.")
