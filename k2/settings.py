@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -93,6 +93,11 @@ class Core(Group):
         return roles
 
 
+def _partitions(given: dict[str, Any]) -> int:
+    """Each partition brings its few records as batches of its own, which costs a single worker."""
+    return 16 if given.get("bootstrap_servers") else 1
+
+
 class Kafka(Group):
     """The log. Without `K2_KAFKA_BOOTSTRAP_SERVERS` it is embedded in the data directory."""
 
@@ -115,7 +120,11 @@ class Kafka(Group):
         "", description="CA bundle for a registry at https://; empty: the system's."
     )
     partitions: int = Field(
-        16, ge=1, le=1024, description="Of every market topic; immutable once topics exist."
+        default_factory=_partitions,
+        ge=1,
+        le=1024,
+        description="Of every market topic; immutable once topics exist. 16 by default with Kafka; "
+        "one with the embedded log, whose only worker would have all of them.",
     )
     replication: int = Field(1, ge=1, description="Replicas of each topic; 3 in production.")
     compression: Literal["lz4", "zstd", "snappy", "gzip", "none"] = Field(

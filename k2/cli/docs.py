@@ -33,8 +33,9 @@ def configuration_page() -> str:
             "| variable | default | meaning |",
             "|---|---|---|",
         ]
+        plain = {name: field.default for name, field in group.model_fields.items()}
         for name, field in group.model_fields.items():
-            default = field.get_default(call_default_factory=True)
+            default = field.get_default(call_default_factory=True, validated_data=plain)
             shown = ",".join(default) if isinstance(default, tuple) else str(default)
             words = f"*secret*: {field.description}" if is_secret(field) else field.description
             parts.append(f"| `{variable(group, name)}` | `{shown}` | {words} |")

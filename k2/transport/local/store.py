@@ -307,7 +307,8 @@ def check_partitions(topic: Topic, wanted: int) -> None:
     if topic.meta.partitions != wanted:
         raise ConfigError(
             f"topic {topic.meta.name!r} has {topic.meta.partitions} partitions, not {wanted}; the "
-            "number is immutable because keys would move: set it back, or use a new topic name",
+            f"number is immutable because keys would move: set K2_KAFKA_PARTITIONS to "
+            f"{topic.meta.partitions}, or begin in a new directory",
             topic=topic.meta.name,
             partitions=topic.meta.partitions,
             wanted=wanted,
