@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 
 from k2.lake.reader import LakeFile
 from k2.query.cold import Bounds, ColdSnapshot
-from k2.query.filters import Key, key_of
+from k2.query.last_row import LastRow, Pair, each_row
 from k2.query.per_file import PerFile, last_rows
 from k2.query.seam import Pin
-
-
-@dataclass(frozen=True, slots=True)
-class LastRow:
-    """Where the last row of one (symbol, exchange) is."""
-
-    pair: tuple[str, str]
-    key: Key
-    rows: pa.Table
-    index: int
 
 
 def last_rows_of(
     cursor: duckdb.DuckDBPyConnection, snapshot: ColdSnapshot, file: LakeFile
 ) -> tuple[LastRow, ...]:
     """The last row of each (symbol, exchange) of one data file."""
-    return tuple(_each(last_rows(cursor, snapshot, snapshot.scan([file]))))
+    return tuple(each_row(last_rows(cursor, snapshot, snapshot.scan([file]))))
 
 
 def latest(
@@ -42,12 +30,12 @@ def latest(
     """The last row of each (symbol, exchange), sorted. Each file is asked once in its life."""
     bounds = Bounds(symbols)
     snapshot = pinned.snapshot
-    found: dict[tuple[str, str], LastRow] = {}
+    found: dict[Pair, LastRow] = {}
     for chunk, sequence in pinned.hot_chunks(bounds):
-        _collect(found, _each(_newest_of_each(chunk.above(sequence))), symbols)
+        _collect(found, chunk.last_rows_above(sequence).values(), symbols)
     if snapshot.metadata_location is not None:
         rows = last_rows(cursor, snapshot, snapshot.scan(snapshot.files))
-        _collect(found, _each(rows), symbols)
+        _collect(found, each_row(rows), symbols)
     else:
         for file in snapshot.select(bounds):
             if not _is_behind(file, found, symbols):
@@ -58,7 +46,7 @@ def latest(
 
 
 def _is_behind(
-    file: LakeFile, found: Mapping[tuple[str, str], LastRow], symbols: frozenset[str] | None
+    file: LakeFile, found: Mapping[Pair, LastRow], symbols: frozenset[str] | None
 ) -> bool:
     """True when later rows are known of all that the file can hold of `symbols`."""
     if symbols is None or file.times_us is None or file.exchanges is None:
@@ -71,7 +59,7 @@ def _is_behind(
 
 
 def _collect(
-    found: dict[tuple[str, str], LastRow],
+    found: dict[Pair, LastRow],
     rows: Iterable[LastRow],
     symbols: frozenset[str] | None,
 ) -> None:
@@ -81,25 +69,3 @@ def _collect(
         best = found.get(row.pair)
         if best is None or row.key > best.key:
             found[row.pair] = row
-
-
-def _each(rows: pa.Table) -> Iterator[LastRow]:
-    pairs = zip(rows["symbol"].to_pylist(), rows["exchange"].to_pylist(), strict=True)
-    for index, pair in enumerate(pairs):
-        yield LastRow(pair, key_of(rows, index, "timestamp"), rows, index)
-
-
-def _newest_of_each(rows: pa.Table) -> pa.Table:
-    """The last row of each (symbol, exchange) of a chunk: of equal times the one that came last.
-
-    A chunk is of one place, its rows in the order of their platform_sequence.
-    """
-    symbols, exchanges = (
-        rows[name].combine_chunks().dictionary_encode() for name in ("symbol", "exchange")
-    )
-    codes = symbols.indices.to_numpy() * len(exchanges.dictionary) + exchanges.indices.to_numpy()
-    # Stable, and nearly in order already: far cheaper than to sort by both at once.
-    order = np.argsort(rows["timestamp"].cast(pa.int64()).to_numpy(), kind="stable")
-    order = order[np.argsort(codes[order], kind="stable")]
-    last = np.append(codes[order][1:] != codes[order][:-1], True)
-    return rows.take(pa.array(order[last]))

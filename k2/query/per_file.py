@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from k2.lake.reader import LakeFile
 from k2.query.cold import TIE_BREAK, ColdSnapshot, column_list
+from k2.query.last_row import Pair
 
 T = TypeVar("T")
-Pair = tuple[str, str]
 
 
 class PerFile(Generic[T]):

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from k2.lake.reader import LakeFile
+from k2.query.chunk import Chunk
 from k2.query.cold import TIE_BREAK, Bounds, ColdSnapshot, column_list, identifier
 from k2.query.cold_rows import ColdRows
 from k2.query.filters import Between, Key, OneOf, after_key, all_of, key_sql
@@ -163,14 +164,32 @@ def _hot(pinned: Pin[ColdSnapshot], query: RecordsQuery) -> pa.Table:
         edge = _edge(best, query)
         if edge is not None and _beyond(chunk.bounds_us, edge, query):
             break
-        rows = _matching(chunk.above(sequence), query)
+        rows = _matching(chunk, sequence, _narrowed(query, edge))
         if rows.num_rows:
             best = _top([best, rows], query)
     return best
 
 
-def _matching(rows: pa.Table, query: RecordsQuery) -> pa.Table:
-    mask = _mask(rows, query)
+def _matching(chunk: Chunk, sequence: int, query: RecordsQuery) -> pa.Table:
+    """The rows of a chunk that the query wants, or of many the `limit` nearest, ties included."""
+    if query.symbols is None:
+        rows = chunk.above(sequence)
+        mask = _mask(rows, query)
+        return rows if mask is None else rows.filter(mask)
+    places = chunk.places_of(query.symbols, sequence)
+    times = chunk.times_us[places]
+    start, end = query.times
+    wanted = np.ones(len(places), np.bool_)
+    if start is not None:
+        wanted &= times >= start
+    if end is not None:
+        wanted &= times < end
+    places, times = places[wanted], times[wanted]
+    others = replace(query, symbols=None, start_us=None, end_us=None)
+    if not others.tests and query.after is None and len(places) > query.limit:
+        places = places[_near(times, _nth_of(times, query), query)]
+    rows = chunk.rows.take(pa.array(places))
+    mask = _mask(rows, others)
     return rows if mask is None else rows.filter(mask)
 
 
@@ -219,6 +238,11 @@ def _nth_of(times: npt.NDArray[np.int64], query: RecordsQuery) -> int:
     return int(np.partition(times, nth)[nth])
 
 
+def _near(times: npt.NDArray[np.int64], edge: int, query: RecordsQuery) -> npt.NDArray[np.bool_]:
+    near: npt.NDArray[np.bool_] = times >= edge if query.newest_first else times <= edge
+    return near
+
+
 def _beyond(times_us: tuple[int, int], edge: int, query: RecordsQuery) -> bool:
     # Equal timestamps are decided by the tie break, so only what lies beyond is out.
     return times_us[1] < edge if query.newest_first else times_us[0] > edge
@@ -262,8 +286,9 @@ def _nearest(reader: ColdRows, files: list[LakeFile], query: RecordsQuery) -> pa
     together = np.concatenate(times)
     if len(together) > query.limit:
         edge = _nth_of(together, query)
-        near = np.greater_equal if query.newest_first else np.less_equal
-        chosen = [looked.places[near(own, edge)] for looked, own in zip(looks, times, strict=True)]
+        chosen = [
+            looked.places[_near(own, edge, query)] for looked, own in zip(looks, times, strict=True)
+        ]
     else:
         chosen = [looked.places for looked in looks]
     found = [reader.take(looked, one) for looked, one in zip(looks, chosen, strict=True)]

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from k2.lake.vector import Vector
+from k2.query.chunk import Chunk
 from k2.query.cold import Bounds
-from k2.query.tail import Chunk, TailView
+from k2.query.tail import TailView
 
 
 class Snapshot(Protocol):
@@ -53,15 +53,14 @@ class Pin(Generic[S]):
         if bounds is None:
             return self.view.rows_above(self.snapshot.vector)
         tables = [
-            _of_symbols(chunk.above(sequence), bounds, chunk.symbols)
-            for chunk, sequence in self.hot_chunks(bounds)
+            chunk.above(sequence, bounds.symbols) for chunk, sequence in self.hot_chunks(bounds)
         ]
         return pa.concat_tables(tables) if tables else self.view.schema.empty_table()
 
     def hot_whole(self, bounds: Bounds) -> pa.Table:
         """`hot` with the columns the lake has beyond K2's."""
         tables = [
-            _of_symbols(chunk.whole_above(sequence), bounds, chunk.symbols)
+            chunk.whole_above(sequence, bounds.symbols)
             for chunk, sequence in self.hot_chunks(bounds)
         ]
         return pa.concat_tables([self.view.whole_schema.empty_table(), *tables])
@@ -70,7 +69,7 @@ class Pin(Generic[S]):
         """Chunks that may hold hot rows within `bounds`, each with what its rows must be above."""
         for chunk, sequence in self.view.chunks_above(self.snapshot.vector):
             low, high = chunk.bounds_us
-            if bounds.symbols is not None and not bounds.symbols & chunk.symbols:
+            if bounds.symbols is not None and bounds.symbols.isdisjoint(chunk.symbols):
                 continue
             if bounds.start_us is not None and high < bounds.start_us:
                 continue
@@ -89,13 +88,6 @@ class Pin(Generic[S]):
             "vector": self.view.digest(vector),
             "hot_rows": self.view.count_above(vector),
         }
-
-
-def _of_symbols(rows: pa.Table, bounds: Bounds, held: frozenset[str]) -> pa.Table:
-    if bounds.symbols is None or held <= bounds.symbols:
-        return rows
-    wanted = pa.array(sorted(bounds.symbols & held), pa.string())
-    return rows.filter(pc.is_in(rows["symbol"], value_set=wanted))
 
 
 def pin(candidates: Sequence[S], view: TailView, *, max_hot_rows: int | None = None) -> Pin[S]:

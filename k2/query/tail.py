@@ -10,18 +10,16 @@ One writer, any number of readers: a reader takes an immutable `TailView`, the w
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from k2.lake.vector import Place, Position, Vector
+from k2.query.chunk import Chunk
 
 #: Chunks are merged up to this size: large enough to scan fast, small enough to prune and drop.
 CHUNK_ROWS = 65_536
@@ -30,69 +28,6 @@ CHUNK_SPAN_S = 60.0
 #: A few rows that are a cut of many keep all of those in memory. What was not merged, which copies,
 #: within this time is copied.
 _OWN_AFTER_S = 2.0
-
-
-@dataclass(frozen=True, eq=False)
-class Chunk:
-    """Rows of one place that arrived together.
-
-    `rows`: K2's columns. `sequences`: their platform_sequence, rising. `first_s`/`last_s`:
-    monotonic seconds of the first and last arrival. `added`: what the lake has beyond K2's columns.
-    """
-
-    rows: pa.Table
-    sequences: npt.NDArray[np.int64]
-    first_s: float
-    last_s: float
-    added: pa.Table | None = None
-
-    @property
-    def last(self) -> int:
-        return int(self.sequences[-1])
-
-    @functools.cached_property
-    def nbytes(self) -> int:
-        more = 0 if self.added is None else int(self.added.nbytes)
-        return int(self.rows.nbytes) + more + self.sequences.nbytes
-
-    @functools.cached_property
-    def bounds_us(self) -> tuple[int, int]:
-        """Lowest and highest exchange timestamp, microseconds."""
-        stamps = self.rows["timestamp"].cast(pa.int64())
-        low_high = pc.min_max(stamps)
-        return low_high["min"].as_py(), low_high["max"].as_py()
-
-    @functools.cached_property
-    def symbols(self) -> frozenset[str]:
-        return frozenset(pc.unique(self.rows["symbol"]).to_pylist())
-
-    @functools.cached_property
-    def borrowed(self) -> bool:
-        """True when it keeps far more memory than its rows take."""
-        return int(self.rows.get_total_buffer_size()) > 4 * int(self.rows.nbytes)
-
-    def owned(self) -> Chunk:
-        """The same rows in memory of their own."""
-        every = np.arange(len(self.sequences))
-        more = None if self.added is None else self.added.take(every)
-        return replace(self, rows=self.rows.take(every).combine_chunks(), added=more)
-
-    def below(self, sequence: int) -> int:
-        """How many rows have a platform_sequence of at most `sequence`."""
-        return int(np.searchsorted(self.sequences, sequence, side="right"))
-
-    def above(self, sequence: int) -> pa.Table:
-        """The rows whose platform_sequence is above `sequence` (no copy)."""
-        return self.rows.slice(self.below(sequence))
-
-    def whole_above(self, sequence: int) -> pa.Table:
-        """The same with the added columns."""
-        rows = self.above(sequence)
-        if self.added is None:
-            return rows
-        for named, column in zip(self.added.schema, self.added.columns, strict=True):
-            rows = rows.append_column(named, column.slice(self.below(sequence)))
-        return rows
 
 
 @dataclass(frozen=True)
