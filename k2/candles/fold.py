@@ -26,6 +26,8 @@ _PRICE: Final = pa.decimal128(28, 10)
 _VOLUME: Final = pa.decimal128(38, 10)
 _NOTIONAL: Final = pa.decimal128(38, 20)
 _WIDE: Final = pa.decimal256(58, 20)
+#: Of 31 digits with its ten decimals.
+_MOST_VOLUME: Final = decimal.Decimal(10) ** 21
 _TIME: Final = pa.timestamp("us", tz="UTC")
 
 #: Columns of states. `notional`: sum of price * quantity; null from where a decimal(38,20) cannot
@@ -143,6 +145,20 @@ def roll_up(minutes: pa.Table, timeframes: Iterable[str] = tuple(FRAMES_US)) -> 
 
 def vwaps(states: pa.Table) -> pa.Array:
     """notional / volume with 8 decimals, rounded half up; null where there is no notional."""
+    traded = pc.max(states["volume"]).as_py()
+    if traded is not None and traded >= _MOST_VOLUME:
+        return _vwaps_one_by_one(states)
+    notional = _units(states["notional"]).cast(pa.decimal256(38))
+    volume = _units(states["volume"])
+    volume = pc.if_else(pc.equal(volume, 0), None, volume).cast(pa.decimal256(31))
+    doubled = pc.add(_times(notional, 2), _times(volume, 100)).cast(pa.decimal256(40))
+    # Both are whole, so what the quotient leaves behind 36 decimals is less than any fraction.
+    hundred_millionths = pc.floor(pc.divide(doubled, _times(volume, 200)))
+    return _retyped(hundred_millionths.cast(pa.decimal128(28)), pa.decimal128(28, 8)).cast(_PRICE)
+
+
+def _vwaps_one_by_one(states: pa.Table) -> pa.Array:
+    """The same for volumes that leave the quotient no room in 76 digits."""
     found: list[decimal.Decimal | None] = []
     with decimal.localcontext(prec=80):
         for notional, volume in zip(
@@ -154,6 +170,23 @@ def vwaps(states: pa.Table) -> pa.Array:
             top, bottom = int(notional.scaleb(20)), int(volume.scaleb(10))
             found.append(decimal.Decimal((2 * top + 100 * bottom) // (200 * bottom)).scaleb(-8))
     return pa.array(found, _PRICE)
+
+
+def _units(values: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """Decimals as whole numbers of their last digit."""
+    whole = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    return _retyped(whole, pa.decimal128(38))
+
+
+def _retyped(values: pa.Array, kind: pa.Decimal128Type) -> pa.Array:
+    """The same digits with the decimal point elsewhere."""
+    buffers = values.buffers()
+    return pa.Array.from_buffers(kind, len(values), buffers, values.null_count, values.offset)
+
+
+def _times(values: pa.Array, factor: int) -> pa.Array:
+    digits = pa.decimal256(len(str(factor)))
+    return pc.multiply(values, pa.scalar(decimal.Decimal(factor), digits))
 
 
 def _on_market(rows: pa.Table, exclude: frozenset[str]) -> pa.Table:

@@ -37,12 +37,32 @@ def latest(
         rows = last_rows(cursor, snapshot, snapshot.scan(snapshot.files))
         _collect(found, each_row(rows), symbols)
     else:
+        known_us = _known_us(found, symbols)
         for file in snapshot.select(bounds):
-            if not _is_behind(file, found, symbols):
-                _collect(found, files.get(cursor, snapshot, file), symbols)
+            # Most files end before every row that is known; only others are looked at closely.
+            if _ends_before(file, known_us) or _is_behind(file, found, symbols):
+                continue
+            if _collect(found, files.get(cursor, snapshot, file), symbols):
+                known_us = _known_us(found, symbols)
         files.keep(snapshot.files)
     tables = [found[pair].rows.slice(found[pair].index, 1) for pair in sorted(found)]
     return pa.concat_tables([snapshot.columns.empty_table(), *tables])
+
+
+def _known_us(found: Mapping[Pair, LastRow], symbols: frozenset[str] | None) -> Mapping[str, int]:
+    """By exchange that has a row of each of `symbols`: when the oldest of these rows is of."""
+    times: dict[str, list[int]] = {}
+    for (_, exchange), row in found.items():
+        times.setdefault(exchange, []).append(row.key.time_us)
+    wanted = None if symbols is None else len(symbols)
+    return {exchange: min(us) for exchange, us in times.items() if len(us) == wanted}
+
+
+def _ends_before(file: LakeFile, known_us: Mapping[str, int]) -> bool:
+    if file.times_us is None or file.exchanges is None or len({*file.exchanges}) > 1:
+        return False
+    edge_us = known_us.get(file.exchanges[0])
+    return edge_us is not None and file.times_us[1] < edge_us
 
 
 def _is_behind(
@@ -62,10 +82,14 @@ def _collect(
     found: dict[Pair, LastRow],
     rows: Iterable[LastRow],
     symbols: frozenset[str] | None,
-) -> None:
+) -> bool:
+    """Keep the later ones; True when there were any."""
+    changed = False
     for row in rows:
         if symbols is not None and row.pair[0] not in symbols:
             continue
         best = found.get(row.pair)
         if best is None or row.key > best.key:
             found[row.pair] = row
+            changed = True
+    return changed

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import Decimal, localcontext
+from fractions import Fraction
 from itertools import pairwise
+from math import floor
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from k2.candles.fold import STATE, merge, of_trades, roll_up, vwaps
@@ -88,6 +90,33 @@ def test_a_notional_no_decimal_can_hold_is_null_and_stays_null() -> None:
     assert found["notional"].to_pylist() == [None]
     assert found["volume"].to_pylist() == [Decimal(10**17 + 3)]
     assert vwaps(found).to_pylist() == [None]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    notional=st.none() | st.integers(-(10**38) + 1, 10**38 - 1),
+    volume=st.integers(0, 10**30) | st.integers(0, 10**37),
+)
+@example(notional=5 * 10**12, volume=10**11)  # half a unit of the last digit
+@example(notional=-5 * 10**12, volume=10**11)
+@example(notional=1, volume=10**31)
+def test_a_vwap_is_rounded_half_up_whatever_the_sizes(notional: int | None, volume: int) -> None:
+    """`notional` in units of 1e-20, `volume` of 1e-10."""
+    exact = None
+    if notional is not None and volume:
+        exact = Decimal(floor(Fraction(notional, 100 * volume) + Fraction(1, 2))).scaleb(-8)
+    assume(exact is None or abs(exact) < 10**18)
+    states = pa.table({
+        "notional": pa.array([None if notional is None else digits(notional, 20)],
+                             pa.decimal128(38, 20)),
+        "volume": pa.array([digits(volume, 10)], pa.decimal128(38, 10)),
+    })  # fmt: skip
+    assert vwaps(states).to_pylist() == [exact]
+
+
+def digits(whole: int, decimals: int) -> Decimal:
+    with localcontext(prec=60):
+        return Decimal(whole).scaleb(-decimals)
 
 
 @pytest.mark.parametrize("made", [rows([], []), STATE.empty_table()])
