@@ -22,10 +22,17 @@ def _clean(monkeypatch, tmp_path):
 def test_defaults_need_no_server():
     settings = load_settings()
     assert settings.embedded
-    assert settings.kafka.partitions == 16
+    assert settings.kafka.partitions == 1
     assert settings.sink.batch_size == 1000
     assert settings.sink.interval_s == 5.0
     assert settings.api.host == "127.0.0.1"
+
+
+def test_only_many_workers_gain_by_many_partitions(monkeypatch):
+    monkeypatch.setenv("K2_KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092")
+    assert load_settings().kafka.partitions == 16
+    monkeypatch.setenv("K2_KAFKA_PARTITIONS", "3")
+    assert load_settings().kafka.partitions == 3
 
 
 def test_lists_are_comma_separated(monkeypatch):
