@@ -29,7 +29,6 @@ from k2.settings import LOCAL_API_KEY, Kafka
 from k2.steps.publish import partition_of
 from k2.topics import MARKET_TOPICS
 
-PARTITIONS = 16
 #: A machine that does other things besides may take this long.
 _START_S = 240.0
 _POLL_S = 0.05
@@ -89,6 +88,11 @@ class Options:
     speed: float = 0.5
     seed: int = 1
     data_dir: Path | None = None
+
+    @property
+    def partitions(self) -> int:
+        """Of every market topic."""
+        return 1 if self.embedded else 16
 
 
 class Cluster:
@@ -215,6 +219,7 @@ class Cluster:
         return {
             "K2_DATA_DIR": str(data),
             "K2_API_PORT": str(worker.port),
+            "K2_KAFKA_PARTITIONS": str(self.options.partitions),
             "K2_LOG_FORMAT": "json",
             "K2_BINANCE_URL": f"ws://127.0.0.1:{self._exchange_port}",
             "K2_BINANCE_FAILOVER_URLS": "",
@@ -309,7 +314,8 @@ class Cluster:
     @property
     def active(self) -> list[TP]:
         """Partitions of the logs of record that have traffic."""
-        partitions = {partition_of(symbol.encode(), PARTITIONS) for symbol in self.options.symbols}
+        most, symbols = self.options.partitions, self.options.symbols
+        partitions = {partition_of(symbol.encode(), most) for symbol in symbols}
         return [TP(topic.log, number) for topic in MARKET_TOPICS for number in sorted(partitions)]
 
     async def settle(self) -> None:

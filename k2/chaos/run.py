@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from k2.chaos.cluster import PARTITIONS, ChaosError, Cluster, Options
+from k2.chaos.cluster import ChaosError, Cluster, Options
 from k2.chaos.scenarios import SCENARIOS, Scenario
 from k2.chaos.verify import Findings, read_logs, verify
 from k2.codec.http_registry import HttpRegistry
@@ -198,7 +198,7 @@ async def _finish(cluster: Cluster, report: Report, tell: Callable[[str], None])
         registry = HttpRegistry(cluster.services.registry_url)
         try:
             codecs = Codecs.open(registry, MARKET_TOPICS)
-            found = await verify(cluster.log, codecs, cluster.progress, PARTITIONS)
+            found = await verify(cluster.log, codecs, cluster.progress, cluster.options.partitions)
         finally:
             registry.close()
     else:
@@ -206,7 +206,7 @@ async def _finish(cluster: Cluster, report: Report, tell: Callable[[str], None])
         store = acquire(cluster.data_dir / "log")
         try:
             log: Log = EmbeddedLog(store, Kafka.model_construct())
-            found = await verify(log, codecs, cluster.progress, PARTITIONS)
+            found = await verify(log, codecs, cluster.progress, cluster.options.partitions)
         finally:
             release(store)
     found.problems = report.findings.problems + found.problems

@@ -11,7 +11,7 @@ import yaml
 
 from k2 import metrics
 from k2.setting_names import known_variables
-from k2.settings import ROLES, load_settings
+from k2.settings import ROLES, Kafka, load_settings
 from k2.stopping import DRAIN_S
 from k2.topics import MarketTopic
 from k2.web.endpoints import ENDPOINTS
@@ -138,7 +138,7 @@ def test_services_find_pods() -> None:
 def test_autoscaling_is_bounded_by_the_partitions_and_asks_for_what_there_is() -> None:
     rules = yaml.safe_load((K8S / "adapter.yaml").read_text())["rules"]["external"]
     offered = {rule["name"]["as"]: rule for rule in rules}
-    partitions = load_settings().kafka.partitions
+    partitions = Kafka(bootstrap_servers="kafka:9092").partitions
     scaled = of_kind("HorizontalPodAutoscaler")
     assert {"k2-validate", "k2-sink"} <= set(scaled)
     for name, one in scaled.items():

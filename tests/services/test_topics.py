@@ -105,7 +105,7 @@ def test_list_needs_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = {row["topic"]: row for row in json.loads(run("list", "--json").stdout)["topics"]}
     assert rows[BINANCE_TRADES.log] == {
         "topic": BINANCE_TRADES.log,
-        "partitions": 16,
+        "partitions": 1,
         "cleanup": "delete",
         "retention_ms": 90 * 86_400_000,
         "compression": "lz4",
