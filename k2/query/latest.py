@@ -39,8 +39,7 @@ def latest(
     else:
         known_us = _known_us(found, symbols)
         for file in snapshot.select(bounds):
-            # Most files end before every row that is known; only others are looked at closely.
-            if _ends_before(file, known_us) or _is_behind(file, found, symbols):
+            if _is_behind(file, found, symbols, known_us):
                 continue
             if _collect(found, files.get(cursor, snapshot, file), symbols):
                 known_us = _known_us(found, symbols)
@@ -58,15 +57,11 @@ def _known_us(found: Mapping[Pair, LastRow], symbols: frozenset[str] | None) -> 
     return {exchange: min(us) for exchange, us in times.items() if len(us) == wanted}
 
 
-def _ends_before(file: LakeFile, known_us: Mapping[str, int]) -> bool:
-    if file.times_us is None or file.exchanges is None or len({*file.exchanges}) > 1:
-        return False
-    edge_us = known_us.get(file.exchanges[0])
-    return edge_us is not None and file.times_us[1] < edge_us
-
-
 def _is_behind(
-    file: LakeFile, found: Mapping[Pair, LastRow], symbols: frozenset[str] | None
+    file: LakeFile,
+    found: Mapping[Pair, LastRow],
+    symbols: frozenset[str] | None,
+    known_us: Mapping[str, int],
 ) -> bool:
     """True when later rows are known of all that the file can hold of `symbols`."""
     if symbols is None or file.times_us is None or file.exchanges is None:
@@ -74,8 +69,12 @@ def _is_behind(
     exchange, other = file.exchanges
     if exchange != other:
         return False
+    end_us = file.times_us[1]
+    if exchange in known_us and end_us < known_us[exchange]:
+        # Most files end before every row that is known; only others are looked at closely.
+        return True
     known = [found.get((one, exchange)) for one in symbols if file.may_hold((one,))]
-    return all(row is not None and row.key.time_us > file.times_us[1] for row in known)
+    return all(row is not None and row.key.time_us > end_us for row in known)
 
 
 def _collect(

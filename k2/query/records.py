@@ -174,9 +174,20 @@ def _matching(chunk: Chunk, sequence: int, query: RecordsQuery) -> pa.Table:
     """The rows of a chunk that the query wants, or of many the `limit` nearest, ties included."""
     if query.symbols is None:
         rows = chunk.above(sequence)
-        mask = _mask(rows, query)
-        return rows if mask is None else rows.filter(mask)
-    places = chunk.places_of(query.symbols, sequence)
+    else:
+        others = replace(query, symbols=None, start_us=None, end_us=None)
+        whole = not others.tests and query.after is None
+        rows = chunk.rows.take(pa.array(_places(chunk, sequence, query, whole=whole)))
+        query = others
+    mask = _mask(rows, query)
+    return rows if mask is None else rows.filter(mask)
+
+
+def _places(
+    chunk: Chunk, sequence: int, query: RecordsQuery, *, whole: bool
+) -> npt.NDArray[np.int64]:
+    """Positions of the rows of the query's symbols and times; `whole`: it asks nothing else."""
+    places = chunk.places_of(query.symbols or frozenset(), sequence)
     times = chunk.times_us[places]
     start, end = query.times
     wanted = np.ones(len(places), np.bool_)
@@ -185,12 +196,9 @@ def _matching(chunk: Chunk, sequence: int, query: RecordsQuery) -> pa.Table:
     if end is not None:
         wanted &= times < end
     places, times = places[wanted], times[wanted]
-    others = replace(query, symbols=None, start_us=None, end_us=None)
-    if not others.tests and query.after is None and len(places) > query.limit:
+    if whole and len(places) > query.limit:
         places = places[_near(times, _nth_of(times, query), query)]
-    rows = chunk.rows.take(pa.array(places))
-    mask = _mask(rows, others)
-    return rows if mask is None else rows.filter(mask)
+    return places
 
 
 def _mask(rows: pa.Table, query: RecordsQuery) -> Any:

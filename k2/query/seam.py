@@ -69,11 +69,12 @@ class Pin(Generic[S]):
         """Chunks that may hold hot rows within `bounds`, each with what its rows must be above."""
         for chunk, sequence in self.view.chunks_above(self.snapshot.vector):
             low, high = chunk.bounds_us
-            if bounds.symbols is not None and bounds.symbols.isdisjoint(chunk.symbols):
-                continue
             if bounds.start_us is not None and high < bounds.start_us:
                 continue
             if bounds.end_us is not None and low >= bounds.end_us:
+                continue
+            # Last, since to know its symbols a chunk has to be looked through once.
+            if bounds.symbols is not None and bounds.symbols.isdisjoint(chunk.symbols):
                 continue
             yield chunk, sequence
 
