@@ -16,10 +16,12 @@ help: ## List every target
 .PHONY: setup
 setup: $(STAMP) ## Make .venv with the locked dependencies, k2 and faust
 
+# The lock is whole, so nothing is resolved: pip before 24 refuses a package that is asked for with an
+# extra as soon as there is a newer release of it than the locked one.
 $(STAMP): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "K2 needs Python 3.11 or newer; none was found on PATH" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 

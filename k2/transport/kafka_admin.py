@@ -31,8 +31,14 @@ from k2.transport.topic_state import COMPARED, TopicState, topic_config
 log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 
-#: Answers that only mean a topic is new, or its leader is, and not every broker knows it.
-_UNSETTLED = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+#: Answers that only mean a topic is new, or its leader is, and not every broker knows it; or that
+#: librdkafka let go of the broker it had asked, as it does with a bootstrap address once it knows
+#: the cluster's own.
+_UNSETTLED = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError._DESTROY_BROKER,
+)
 #: Refused logins in a row that are not a broker just starting.
 _REFUSALS = 3
 #: Seconds between two looks for them.

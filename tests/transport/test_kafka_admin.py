@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from faust.types import TP
 
 from k2.errors import LogError
 from k2.settings import Kafka
+from k2.transport.admin import TopicSpec
 from k2.transport.kafka_admin import KafkaAdmin
 
 PLACE = TP("market.trades", 3)
@@ -55,3 +57,21 @@ async def test_a_call_can_be_given_up(silent: tuple[str, asyncio.Event]) -> None
     with pytest.raises(asyncio.CancelledError):
         await asking
     await admin.close()
+
+
+class _LetGo(KafkaAdmin):
+    """Its first request is lost with the broker librdkafka had asked."""
+
+    asked = 0
+
+    async def _partition_counts(self, topics: Collection[str]) -> dict[str, int | None]:
+        self.asked += 1
+        if self.asked == 1:
+            raise KafkaException(KafkaError(KafkaError._DESTROY_BROKER))
+        return dict.fromkeys(topics, 4)
+
+
+async def test_a_request_lost_with_its_broker_is_made_again() -> None:
+    admin = _LetGo("127.0.0.1:1", Kafka(_env_file=None))
+    await admin.ensure_topics([TopicSpec("market.trades", 4)])
+    assert admin.asked == 2
