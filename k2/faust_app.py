@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import sys
 from typing import TYPE_CHECKING, Any
 
 import faust
 import structlog
 
+from k2 import garbage
 from k2.errors import K2Error
 from k2.log import formatter_config
 from k2.settings import Settings
@@ -25,7 +25,6 @@ log = structlog.get_logger(__name__)
 #: Exit status of a worker that could not start.
 CANNOT_START = 1
 _SWITCH_S = 0.0005
-_GC_THRESHOLDS = (200_000, 20, 20)
 
 
 class K2App(faust.App):
@@ -67,10 +66,7 @@ class K2App(faust.App):
         warn_of_unknown_variables()
         try:
             await self.worker.open()
-            # A batch is thousands of objects that die together; looking through them all the time
-            # for cycles took a tenth of the processor.
-            gc.freeze()
-            gc.set_threshold(*_GC_THRESHOLDS)
+            garbage.settle()
             await super().start()
         except K2Error as exc:
             log.error("worker_cannot_start", error=exc.message, **exc.details)  # noqa: TRY400

@@ -13,11 +13,13 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import structlog
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
 from pyiceberg.exceptions import RESTError
+from pyiceberg.io import FileIO
 from pyiceberg.serializers import FromInputFile
 from pyiceberg.table import CommitTableResponse, StagedTable, Table
 from pyiceberg.table.locations import load_location_provider
@@ -29,7 +31,7 @@ from pyiceberg.table.update import (
     _TableMetadataUpdateContext,
     _update_table_metadata_log,
 )
-from pyiceberg.typedef import Identifier
+from pyiceberg.typedef import EMPTY_DICT, Identifier, Properties
 from requests import PreparedRequest, Response, Session
 from requests.adapters import HTTPAdapter
 from requests.exceptions import RequestException
@@ -67,7 +69,21 @@ class CachingSqlCatalog(SqlCatalog):
     def __init__(self, name: str, **properties: str) -> None:
         self._metadata: OrderedDict[str, TableMetadata] = OrderedDict()
         self._metadata_lock = threading.Lock()
+        self._ios: dict[tuple[str, frozenset[tuple[str, Any]]], FileIO] = {}
         super().__init__(name, **properties)
+
+    def _load_file_io(
+        self, properties: Properties = EMPTY_DICT, location: str | None = None
+    ) -> FileIO:
+        """One for all tables of the same properties and kind of store.
+
+        A new one at each look at a table, a dozen a second, was a cycle of objects each time.
+        """
+        key = (urlsplit(location or "").scheme, frozenset(properties.items()))
+        known = self._ios.get(key)
+        if known is None:
+            known = self._ios.setdefault(key, super()._load_file_io(properties, location))
+        return known
 
     def _convert_orm_to_iceberg(self, orm_table: IcebergTables) -> Table:
         location = orm_table.metadata_location

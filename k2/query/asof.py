@@ -10,8 +10,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from k2.query.asked import RecordsQuery
 from k2.query.cold import Bounds, ColdSnapshot
-from k2.query.records import RecordsQuery, find
+from k2.query.records import find
 from k2.query.seam import Pin
 from k2.query.views import create_view
 

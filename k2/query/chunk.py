@@ -38,6 +38,17 @@ class Chunk:
         return int(self.sequences[-1])
 
     @functools.cached_property
+    def tie(self) -> tuple[int, str, str]:
+        """log_partition, log_topic and log_epoch: all rows of a place have the same."""
+        names = ("log_partition", "log_topic", "log_epoch")
+        partition, topic, epoch = (self.rows[name][0].as_py() for name in names)
+        return int(partition), str(topic), str(epoch)
+
+    @functools.cached_property
+    def exchanges(self) -> AbstractSet[str]:
+        return frozenset(self.rows["exchange"].unique().to_pylist())
+
+    @functools.cached_property
     def nbytes(self) -> int:
         more = 0 if self.added is None else int(self.added.nbytes)
         return int(self.rows.nbytes) + more + self.sequences.nbytes

@@ -18,15 +18,18 @@ from k2.breakers import Breaker
 from k2.errors import LakeError
 from k2.lake.vector import Vector
 from k2.query import seam
+from k2.query.asked import RecordsQuery
 from k2.query.cold import Bounds, ColdSnapshot
 from k2.query.execute import FileGoneError, blames, run_checked, translated
+from k2.query.hot_rows import HotRows
 from k2.query.lake_table import AsOf
 from k2.query.latest import last_rows_of, latest
 from k2.query.measured import measured
 from k2.query.per_file import PerFile, exchange_symbols, symbols_of
 from k2.query.pool import PoolStats, QueryPool
 from k2.query.prune import bounds_by_view, evaluator
-from k2.query.records import RecordsQuery, find
+from k2.query.records import find, find_hot
+from k2.query.row_texts import RowTexts
 from k2.query.seam import Pin
 from k2.query.sql import check_sql
 from k2.query.tail import TailView
@@ -37,6 +40,12 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 Cursor = duckdb.DuckDBPyConnection
 
+#: Of hot rows made JSON, per table.
+_TEXT_BYTES: Final = 32 * 1024 * 1024
+#: What is answered on the event loop itself takes it a millisecond or two at most: the newest rows
+#: of a few symbols.
+_INLINE_ROWS: Final = 1_001
+_INLINE_SYMBOLS: Final = 100
 #: More hot rows than this are slower to scan than the small files they stand for.
 _MAX_HOT_ROWS: Final = 2_000_000
 
@@ -69,20 +78,34 @@ class Source:
     tail: Callable[[], TailView] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Rows and what they are: `as_of` per table, `partial` when rows are missing for now.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What an answer's rows are: `as_of` per table, `partial` when rows are missing for now.
 
     `cut_short`: they are missing because the deadline came. `fixed`: the rows can never change.
     """
 
-    rows: pa.Table
     as_of: Mapping[str, Any]
     partial: bool = False
     truncated: bool = False
     files_read: int | None = None
     cut_short: bool = False
     fixed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer(Seen):
+    """Rows and what they are."""
+
+    rows: pa.Table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HotAnswer(Seen):
+    """Rows that are all in memory; `texts` makes them JSON."""
+
+    rows: HotRows
+    texts: Callable[[HotRows], list[bytes]]
 
 
 class QueryEngine:
@@ -106,6 +129,7 @@ class QueryEngine:
         self._pool = QueryPool(database, size=pool_size, queue_size=queue_size, timeout_s=timeout_s)
         self._symbols = {name: PerFile(symbols_of) for name in sources}
         self._last_rows = {name: PerFile(last_rows_of) for name in sources}
+        self._texts = {name: RowTexts(_TEXT_BYTES) for name in sources}
 
     def stats(self) -> PoolStats:
         return self._pool.stats()
@@ -173,6 +197,26 @@ class QueryEngine:
             )
 
         return await self._run("records", work, (table,))
+
+    def hot_records(self, table: str, query: RecordsQuery) -> HotAnswer | None:
+        """The answer of `records` where memory alone has it, at once; None: ask `records`.
+
+        A thread of its own would cost such an answer more than finding it.
+        """
+        if not _is_quick(query):
+            return None
+        with measured("records"):
+            pinned = self.pin(table)
+            found = find_hot(pinned, query)
+        if found is None:
+            return None
+        return HotAnswer(
+            as_of={table: pinned.as_of()},
+            partial=pinned.partial,
+            files_read=0,
+            rows=found,
+            texts=self._texts[table].of,
+        )
 
     async def sql(self, text: str, *, limit: int, at: AsOf | None = None) -> Answer:
         """Run one SELECT of a user. Raises `InvalidParameter` when it is refused."""
@@ -303,13 +347,18 @@ def _answer(
     pins: Mapping[str, Pin[ColdSnapshot]], rows: pa.Table, at: AsOf | None, **more: Any
 ) -> Answer:
     return Answer(
-        rows,
-        {name: pinned.as_of() for name, pinned in pins.items()},
+        rows=rows,
+        as_of={name: pinned.as_of() for name, pinned in pins.items()},
         partial=more.get("cut_short", False) or any(pinned.partial for pinned in pins.values()),
         # A time names another snapshot once an older one has expired; an id does not.
         fixed=at is not None and at.snapshot_id is not None,
         **more,
     )
+
+
+def _is_quick(query: RecordsQuery) -> bool:
+    few = query.symbols is not None and len(query.symbols) <= _INLINE_SYMBOLS
+    return few and query.limit <= _INLINE_ROWS and not query.filters and query.after is None
 
 
 def _size(snapshot: ColdSnapshot) -> dict[str, Any]:

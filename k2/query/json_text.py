@@ -7,6 +7,7 @@ write differently, go value by value.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -14,12 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from k2.codec.jsontext import bodies
+from k2.codec.sizes import offsets_of
 from k2.query.encode import column_names, parsed, rows_of, values_of
 
 #: A flat object of texts without escapes, as K2 writes `vendor_data`: JSON already.
 _FLAT_OBJECT: Final = (
     r'^\{(?:"[^"\\\x00-\x1f]*":"[^"\\\x00-\x1f]*"(?:,"[^"\\\x00-\x1f]*":"[^"\\\x00-\x1f]*")*)?\}$'
 )
+#: Calls cost more than values: so few rows are made one by one.
+_FEW_ROWS: Final = 32
 #: The years 1 to 9999, which Arrow and ISO 8601 write alike.
 _FIRST_US: Final = -62_135_596_800_000_000
 _LAST_US: Final = 253_402_300_800_000_000
@@ -43,7 +47,25 @@ def json_rows(table: pa.Table, *, parse_json: frozenset[str] = frozenset()) -> b
         return orjson.dumps(rows_of(table, parse_json=parse_json))
 
 
+def json_texts(table: pa.Table, *, parse_json: frozenset[str] = frozenset()) -> list[bytes]:
+    """The objects of `json_rows` one by one."""
+    if table.num_rows <= _FEW_ROWS:
+        return [orjson.dumps(row) for row in rows_of(table, parse_json=parse_json)]
+    rows = _objects(table, parse_json)
+    ends = offsets_of(rows).tolist()
+    text = rows.buffers()[2].to_pybytes()
+    return [text[first:last] for first, last in itertools.pairwise(ends)]
+
+
 def _joined(table: pa.Table, parse_json: frozenset[str]) -> bytes:
+    rows = _objects(table, parse_json)
+    together = pa.ListArray.from_arrays(pa.array([0, len(rows)], pa.int32()), rows)
+    body: bytes = pc.binary_join(together, ",")[0].as_buffer().to_pybytes()
+    return b"[" + body + b"]"
+
+
+def _objects(table: pa.Table, parse_json: frozenset[str]) -> pa.Array:
+    """The text of each row."""
     parts: list[Any] = []
     before = "{"
     for name, text in zip(column_names(table), _texts(table, parse_json), strict=True):
@@ -54,12 +76,9 @@ def _joined(table: pa.Table, parse_json: frozenset[str]) -> bytes:
             quote = '"'
         parts += [f"{before}{orjson.dumps(name).decode()}:{quote}", values]
         before = f"{quote},"
-    rows = pc.binary_join_element_wise(
+    return pc.binary_join_element_wise(
         *parts, before[:-1] + "}", "", null_handling="replace", null_replacement="null"
     )
-    together = pa.ListArray.from_arrays(pa.array([0, len(rows)], pa.int32()), rows)
-    body: bytes = pc.binary_join(together, ",")[0].as_buffer().to_pybytes()
-    return b"[" + body + b"]"
 
 
 def _texts(table: pa.Table, parse_json: frozenset[str]) -> list[_Text]:

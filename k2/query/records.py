@@ -8,7 +8,7 @@ memory, and late rows in old files are still found when they belong to the answe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import duckdb
@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from k2.lake.reader import LakeFile
-from k2.query.chunk import Chunk
-from k2.query.cold import TIE_BREAK, Bounds, ColdSnapshot, column_list, identifier
+from k2.query.asked import RecordsQuery, beyond, narrowed, near, nth_of
+from k2.query.cold import TIE_BREAK, ColdSnapshot, column_list, identifier
 from k2.query.cold_rows import ColdRows
-from k2.query.filters import Between, Key, OneOf, after_key, all_of, key_sql
+from k2.query.filters import after_key, all_of, key_sql
+from k2.query.hot_rows import HotRows, hot_rows
 from k2.query.seam import Pin
 
 #: A read takes files until they have this many rows per row asked for, at most so many files; each
@@ -31,49 +32,6 @@ _FILES: Final = 16
 #: From here on the time column is read alone first: decoding all columns of all rows costs more
 #: than a second look (8,000 rows: 19 ms at once, 10 ms in two).
 _NARROW_FIRST_ROWS: Final = 2_000
-
-
-@dataclass(frozen=True, slots=True)
-class RecordsQuery:
-    """The first `limit` rows. Times in µs, `start` inclusive, `end` exclusive.
-
-    `after`: only rows behind this one in the order of the query, whatever was written meanwhile.
-    """
-
-    symbols: frozenset[str] | None = None
-    exchanges: frozenset[str] | None = None
-    start_us: int | None = None
-    end_us: int | None = None
-    limit: int = 100
-    time_column: str = "timestamp"
-    newest_first: bool = True
-    filters: tuple[OneOf | Between, ...] = ()
-    after: Key | None = None
-
-    @property
-    def bounds(self) -> Bounds:
-        return Bounds(self.symbols, *self.times)
-
-    @property
-    def times(self) -> tuple[int | None, int | None]:
-        """`start` and `end`, narrowed to where rows after the key can be."""
-        start, end = self.start_us, self.end_us
-        if self.after is not None and self.newest_first:
-            end = _least(end, self.after.time_us + 1)
-        elif self.after is not None:
-            start = _most(start, self.after.time_us)
-        return start, end
-
-    @property
-    def tests(self) -> tuple[OneOf | Between, ...]:
-        names = (("symbol", self.symbols), ("exchange", self.exchanges))
-        chosen = (OneOf(column, values) for column, values in names if values is not None)
-        return (*chosen, *self.filters)
-
-    @property
-    def order(self) -> list[tuple[str, str]]:
-        direction = "descending" if self.newest_first else "ascending"
-        return [(name, direction) for name in (self.time_column, *TIE_BREAK)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +54,8 @@ def find(
 
     At the deadline: what is known so far; raises as DuckDB does when that is nothing.
     """
-    best = _hot(pinned, query)
     snapshot = pinned.snapshot
+    best = hot_rows(pinned, query).table(snapshot.columns)
     files = _nearest_first(snapshot.select(query.bounds), query)
     read, scale, cut_short = 0, 1, False
     while read < len(files):
@@ -118,6 +76,16 @@ def find(
         scale *= 4
         best = _top([best, rows], query)
     return Found(_top([best], query), read, len(snapshot.files), cut_short)
+
+
+def find_hot(pinned: Pin[ColdSnapshot], query: RecordsQuery) -> HotRows | None:
+    """The same when hot rows alone can be proven to be the answer, without I/O; else None."""
+    found = hot_rows(pinned, query)
+    if len(found) < query.limit:
+        return None
+    edge = int(found.times_us[-1])
+    files = pinned.snapshot.select(query.bounds)
+    return None if any(_may_change(file, edge, query) for file in files) else found
 
 
 def _nearest_first(files: list[LakeFile], query: RecordsQuery) -> list[LakeFile]:
@@ -150,55 +118,6 @@ def _far_end(file: LakeFile, query: RecordsQuery) -> int | None:
     if file.times_us is None:
         return None
     return file.times_us[0] if query.newest_first else file.times_us[1]
-
-
-def _hot(pinned: Pin[ColdSnapshot], query: RecordsQuery) -> pa.Table:
-    """The first hot rows: chunks by their nearest row, until no further chunk can matter."""
-    best = pinned.snapshot.columns.empty_table()
-    chunks = list(pinned.hot_chunks(query.bounds))
-    if query.newest_first:
-        chunks.sort(key=lambda pair: -pair[0].bounds_us[1])
-    else:
-        chunks.sort(key=lambda pair: pair[0].bounds_us[0])
-    for chunk, sequence in chunks:
-        edge = _edge(best, query)
-        if edge is not None and _beyond(chunk.bounds_us, edge, query):
-            break
-        rows = _matching(chunk, sequence, _narrowed(query, edge))
-        if rows.num_rows:
-            best = _top([best, rows], query)
-    return best
-
-
-def _matching(chunk: Chunk, sequence: int, query: RecordsQuery) -> pa.Table:
-    """The rows of a chunk that the query wants, or of many the `limit` nearest, ties included."""
-    if query.symbols is None:
-        rows = chunk.above(sequence)
-    else:
-        others = replace(query, symbols=None, start_us=None, end_us=None)
-        whole = not others.tests and query.after is None
-        rows = chunk.rows.take(pa.array(_places(chunk, sequence, query, whole=whole)))
-        query = others
-    mask = _mask(rows, query)
-    return rows if mask is None else rows.filter(mask)
-
-
-def _places(
-    chunk: Chunk, sequence: int, query: RecordsQuery, *, whole: bool
-) -> npt.NDArray[np.int64]:
-    """Positions of the rows of the query's symbols and times; `whole`: it asks nothing else."""
-    places = chunk.places_of(query.symbols or frozenset(), sequence)
-    times = chunk.times_us[places]
-    start, end = query.times
-    wanted = np.ones(len(places), np.bool_)
-    if start is not None:
-        wanted &= times >= start
-    if end is not None:
-        wanted &= times < end
-    places, times = places[wanted], times[wanted]
-    if whole and len(places) > query.limit:
-        places = places[_near(times, _nth_of(times, query), query)]
-    return places
 
 
 def _mask(rows: pa.Table, query: RecordsQuery) -> Any:
@@ -238,26 +157,11 @@ def _edge(rows: pa.Table, query: RecordsQuery) -> int | None:
 
 
 def _nth(rows: pa.Table, query: RecordsQuery) -> int:
-    return _nth_of(rows[query.time_column].cast(pa.int64()).to_numpy(), query)
-
-
-def _nth_of(times: npt.NDArray[np.int64], query: RecordsQuery) -> int:
-    nth = len(times) - query.limit if query.newest_first else query.limit - 1
-    return int(np.partition(times, nth)[nth])
-
-
-def _near(times: npt.NDArray[np.int64], edge: int, query: RecordsQuery) -> npt.NDArray[np.bool_]:
-    near: npt.NDArray[np.bool_] = times >= edge if query.newest_first else times <= edge
-    return near
-
-
-def _beyond(times_us: tuple[int, int], edge: int, query: RecordsQuery) -> bool:
-    # Equal timestamps are decided by the tie break, so only what lies beyond is out.
-    return times_us[1] < edge if query.newest_first else times_us[0] > edge
+    return nth_of(rows[query.time_column].cast(pa.int64()).to_numpy(), query)
 
 
 def _may_change(file: LakeFile, edge: int | None, query: RecordsQuery) -> bool:
-    return edge is None or file.times_us is None or not _beyond(file.times_us, edge, query)
+    return edge is None or file.times_us is None or not beyond(file.times_us, edge, query)
 
 
 def _cold(
@@ -267,13 +171,13 @@ def _cold(
     query: RecordsQuery,
     edge: int | None,
 ) -> pa.Table:
-    query = _narrowed(query, edge)
+    query = narrowed(query, edge)
     reader = snapshot.reader(files)
     if reader is not None:
         return _nearest(reader, files, query)
     scan = snapshot.scan(files)
     if sum(file.rows for file in files) > _NARROW_FIRST_ROWS:
-        query = _narrowed(query, _nth_cold(cursor, scan, query))
+        query = narrowed(query, _nth_cold(cursor, scan, query))
     where, values = _where(query)
     direction = "DESC" if query.newest_first else "ASC"
     order = ", ".join(f"{identifier(name)} {direction}" for name, _ in query.order)
@@ -293,9 +197,9 @@ def _nearest(reader: ColdRows, files: list[LakeFile], query: RecordsQuery) -> pa
     ]
     together = np.concatenate(times)
     if len(together) > query.limit:
-        edge = _nth_of(together, query)
+        edge = nth_of(together, query)
         chosen = [
-            looked.places[_near(own, edge, query)] for looked, own in zip(looks, times, strict=True)
+            looked.places[near(own, edge, query)] for looked, own in zip(looks, times, strict=True)
         ]
     else:
         chosen = [looked.places for looked in looks]
@@ -338,23 +242,6 @@ def _nth_cold(
         values,
     ).fetchone()
     return None if row is None else int(row[0])
-
-
-def _narrowed(query: RecordsQuery, edge: int | None) -> RecordsQuery:
-    """Only what is at least as near as `edge`."""
-    if edge is None:
-        return query
-    if query.newest_first:
-        return replace(query, start_us=_most(query.start_us, edge))
-    return replace(query, end_us=_least(query.end_us, edge + 1))
-
-
-def _most(left: int | None, right: int) -> int:
-    return right if left is None else max(left, right)
-
-
-def _least(left: int | None, right: int) -> int:
-    return right if left is None else min(left, right)
 
 
 def _where(query: RecordsQuery) -> tuple[str, list[Any]]:

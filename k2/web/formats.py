@@ -17,7 +17,7 @@ from aiohttp import web
 
 from k2.errors import InvalidParameter
 from k2.query.encode import JSON_COLUMNS, rows_of
-from k2.query.engine import Answer
+from k2.query.engine import Answer, HotAnswer, Seen
 from k2.query.json_text import json_rows
 from k2.web.envelope import ROWS, answer, meta, page
 
@@ -65,11 +65,7 @@ async def rows_response(
     """
     shown = chosen(request, format)
     request[ROWS] = found.rows.num_rows
-    headers = {
-        "ETag": etag(request, found, shown),
-        "Vary": "Accept, X-API-Key",
-        **_cache(found, max_age_s),
-    }
+    headers = _headers(request, found, shown, max_age_s)
     if _has(request, headers["ETag"]):
         return web.Response(status=304, headers=headers)
     facts = {**as_of(found), **(more or {})}
@@ -84,7 +80,27 @@ async def rows_response(
     return answer(request, data, pagination=pages, more=facts, headers=headers)
 
 
-def as_of(found: Answer) -> dict[str, Any]:
+def hot_response(
+    request: web.Request, found: HotAnswer, *, pagination: Mapping[str, Any], max_age_s: int = 0
+) -> web.Response:
+    """The same as JSON, of rows that were made JSON before."""
+    request[ROWS] = len(found.rows)
+    headers = _headers(request, found, "json", max_age_s)
+    if _has(request, headers["ETag"]):
+        return web.Response(status=304, headers=headers)
+    data = orjson.Fragment(b"[" + b",".join(found.texts(found.rows)) + b"]")
+    return answer(request, data, pagination=pagination, more=as_of(found), headers=headers)
+
+
+def _headers(request: web.Request, found: Seen, shown: Format, max_age_s: int) -> dict[str, str]:
+    return {
+        "ETag": etag(request, found, shown),
+        "Vary": "Accept, X-API-Key",
+        **_cache(found, max_age_s),
+    }
+
+
+def as_of(found: Seen) -> dict[str, Any]:
     """What of `meta` says which rows were seen."""
     facts: dict[str, Any] = {"as_of": found.as_of, "partial": found.partial}
     if found.cut_short:
@@ -94,7 +110,7 @@ def as_of(found: Answer) -> dict[str, Any]:
     return facts
 
 
-def etag(request: web.Request, found: Answer, shown: str) -> str:
+def etag(request: web.Request, found: Seen, shown: str) -> str:
     """Changes with the question, the rows it could see, and the format."""
     seen = orjson.dumps(
         [request.path, sorted(request.query.items()), shown, found.as_of, found.partial]
@@ -102,7 +118,7 @@ def etag(request: web.Request, found: Answer, shown: str) -> str:
     return f'"{hashlib.sha256(seen).hexdigest()[:24]}"'
 
 
-def _cache(found: Answer, max_age_s: int) -> dict[str, str]:
+def _cache(found: Seen, max_age_s: int) -> dict[str, str]:
     if found.partial:
         return {"Cache-Control": "no-store"}
     if found.fixed:

@@ -24,7 +24,7 @@ import pytest
 from aiohttp import ClientSession
 from aiohttp.test_utils import TestServer
 
-from k2.query.records import RecordsQuery
+from k2.query.asked import RecordsQuery
 from k2.web.api import build_api
 from k2.web.context import ApiContext
 from k2.web.keys import KeyRing

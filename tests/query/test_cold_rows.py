@@ -13,11 +13,12 @@ import pytest
 from k2.lake.files import row_group_rows
 from k2.lake.tables import TRADES
 from k2.query import cold_rows
+from k2.query.asked import RecordsQuery
 from k2.query.cold_rows import ColdRows
 from k2.query.database import local_path
 from k2.query.execute import FileGoneError
 from k2.query.filters import Between, OneOf, key_of
-from k2.query.records import RecordsQuery, _Asked
+from k2.query.records import _Asked
 from tests.query.conftest import Platform
 from tests.query.rows import T0_US, place, rows
 

@@ -22,7 +22,7 @@ from k2.lake.tables import TRADES
 from k2.lake.vector import Place
 from k2.maintenance.keeper import Keeper, KeeperOptions
 from k2.maintenance.plan import CompactionPolicy
-from k2.query.records import RecordsQuery
+from k2.query.asked import RecordsQuery
 from tests.query.conftest import Platform
 from tests.query.rows import T0_US, rows, upto
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from k2.query.encode import rows_of
-from k2.query.json_text import json_rows
+from k2.query.json_text import json_rows, json_texts
 
 _JSON = frozenset({"vendor_data"})
 _TIMES = st.datetimes(dt.datetime(1, 1, 1), timezones=st.just(dt.UTC))  # noqa: DTZ001
@@ -65,6 +65,15 @@ def tables(draw: st.DrawFn) -> pa.Table:
 def test_it_says_the_same_as_one_by_one(table: pa.Table) -> None:
     expected = orjson.dumps(rows_of(table, parse_json=_JSON))
     assert orjson.loads(json_rows(table, parse_json=_JSON)) == orjson.loads(expected)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(tables(), st.sampled_from([1, 50]))
+def test_one_by_one_or_together_each_row_has_its_text(table: pa.Table, times: int) -> None:
+    many = pa.concat_tables([table] * times)
+    texts = json_texts(many, parse_json=_JSON)
+    together = orjson.loads(json_rows(many, parse_json=_JSON))
+    assert [orjson.loads(text) for text in texts] == together
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pytest
 
 from k2.errors import SnapshotNotFoundError
 from k2.lake.vector import Vector
+from k2.query.asked import RecordsQuery
 from k2.query.filters import Between, OneOf, key_of
 from k2.query.lake_table import AsOf
-from k2.query.records import RecordsQuery
 from tests.query.conftest import Platform
 from tests.query.rows import T0_US, place, rows
 

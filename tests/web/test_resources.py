@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from k2.lake.tables import QUOTES
+from k2.lake.tables import QUOTES, TRADES
 from k2.web import formats
 from tests.query.rows import T0_US, place, rows
 from tests.web.api import KEY, Api
@@ -390,3 +390,26 @@ async def test_many_symbols_are_one_question(api: Api) -> None:
     assert {row["symbol"] for row in body["data"]} == {"AAAUSDT", "BBBUSDT"}
     times = [row["timestamp"] for row in body["data"]]
     assert times == sorted(times, reverse=True)
+
+
+async def test_pages_from_memory_are_those_of_files(api: Api) -> None:
+    """With `fields` an answer is made from the columns, without from rows that were made before."""
+    await fill(api)
+    pages = []
+    for asked in ({}, {"fields": ",".join(TRADES.arrow_schema.names)}):
+        status, body = await api.get("/v1/trades", symbol="AAAUSDT", limit=4, **asked)
+        assert status == 200
+        assert body["pagination"]["has_more"]
+        cursor = body["pagination"]["next_cursor"]
+        _, following = await api.get(
+            "/v1/trades", symbol="AAAUSDT", limit=4, cursor=cursor, **asked
+        )
+        pages.append((body["data"], following["data"], body["meta"]["as_of"]))
+    assert pages[0] == pages[1]
+    params = {"symbol": "AAAUSDT", "limit": 4}
+    async with api.client.get("/v1/trades", params=params, headers=KEY) as first:
+        tag = first.headers["ETag"]
+    again = {**KEY, "If-None-Match": tag}
+    async with api.client.get("/v1/trades", params=params, headers=again) as second:
+        assert second.status == 304
+        assert not await second.read()

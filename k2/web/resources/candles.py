@@ -14,13 +14,13 @@ from aiohttp import web
 from k2.candles.fill import filled_forward
 from k2.clock import SYSTEM_CLOCK
 from k2.errors import InvalidParameter, K2Error, NotFoundError
+from k2.query.asked import RecordsQuery
 from k2.query.candle_rows import CandleRows
 from k2.query.candles import AGGREGATES, PROFILE, SUMMARY, Intervals
 from k2.query.cold import Bounds
 from k2.query.encode import rows_of
 from k2.query.engine import Answer
 from k2.query.lake_table import AsOf
-from k2.query.records import RecordsQuery
 from k2.timeframes import FRAMES_US
 from k2.times import DAY_US
 from k2.web.context import CONTEXT

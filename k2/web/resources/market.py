@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from aiohttp import web
 
+from k2.query.asked import RecordsQuery
 from k2.query.asof import AsofJoin
 from k2.query.encode import JSON_COLUMNS, rows_of
 from k2.query.engine import Answer
 from k2.query.enrich import DESCRIBED
-from k2.query.records import RecordsQuery
 from k2.web.context import CONTEXT
 from k2.web.envelope import ROWS, answer, page
 from k2.web.formats import as_of, chosen, chosen_columns, rows_response

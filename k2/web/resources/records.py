@@ -12,15 +12,15 @@ from aiohttp import web
 from k2.clock import SYSTEM_CLOCK
 from k2.errors import InvalidParameter
 from k2.lake.tables import QUOTES, TRADES, TableDef
-from k2.query.engine import Answer
+from k2.query.asked import RecordsQuery
+from k2.query.engine import Answer, HotAnswer
 from k2.query.enrich import ENRICHED, Enrichment
 from k2.query.filters import Between, OneOf, key_of
 from k2.query.lake_table import AsOf
-from k2.query.records import RecordsQuery
 from k2.web import cursor
 from k2.web.context import CONTEXT
 from k2.web.envelope import page
-from k2.web.formats import chosen_columns, rows_response
+from k2.web.formats import chosen, chosen_columns, hot_response, rows_response
 from k2.web.models import (
     QuotesQuery,
     RecentRequest,
@@ -171,6 +171,11 @@ async def respond(
     columns = chosen_columns(fields, table.arrow_schema.names, ENRICHED if enrichment else ())
     # One more than asked for tells whether there is more.
     wanted = replace(query, limit=offset + limit + 1, after=after)
+    plain = fields is None and at is None and not offset and not more
+    if plain and chosen(request, format_) == "json":
+        hot = context.queries.hot_records(table.name, wanted)
+        if hot is not None:
+            return _hot_page(request, hot, limit, question, max_age_s)
     found = await context.queries.records(table.name, wanted, at)
     has_more = found.rows.num_rows > offset + limit
     rows = found.rows.slice(offset, limit)
@@ -189,6 +194,17 @@ async def respond(
         pagination=page(limit, has_more, following, offset),
         more=more,
         max_age_s=max_age_s,
+    )
+
+
+def _hot_page(
+    request: web.Request, found: HotAnswer, limit: int, question: Any, max_age_s: int
+) -> web.StreamResponse:
+    """A full page of rows in memory, and the one behind it, which tells that there is more."""
+    following = cursor.encode(question, found.rows.key(limit - 1))
+    shown = replace(found, rows=found.rows.slice(0, limit))
+    return hot_response(
+        request, shown, pagination=page(limit, True, following), max_age_s=max_age_s
     )
 
 

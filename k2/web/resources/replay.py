@@ -10,10 +10,10 @@ from aiohttp import web
 
 from k2.errors import InvalidParameter, SnapshotNotFoundError
 from k2.lake.tables import QUOTES, TRADES
+from k2.query.asked import RecordsQuery
 from k2.query.cold import Bounds
 from k2.query.filters import key_of
 from k2.query.lake_table import AsOf
-from k2.query.records import RecordsQuery
 from k2.web import cursor
 from k2.web.context import CONTEXT
 from k2.web.formats import rows_response

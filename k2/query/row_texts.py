@@ -1,0 +1,68 @@
+"""Hot rows as JSON, each made once: the next question for the same symbol wants most of them again.
+
+A record's place never holds another record, so what was made of it stays right until it is let go.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from k2.query.chunk import Chunk
+from k2.query.encode import JSON_COLUMNS
+from k2.query.hot_rows import HotRows
+from k2.query.json_text import json_texts
+
+#: Of a chunk this small all rows are made at once: that costs little more than a few of them, and
+#: others will ask for the rest of what has just come.
+_WHOLE_ROWS: Final = 1_000
+#: A key is a sequence and the number of a place.
+_PLACE_BITS: Final = 20
+
+
+class RowTexts:
+    """The texts of one table's hot rows, up to `max_bytes`. For one thread."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._known: dict[int, bytes] = {}
+        self._held = 0
+        self._places: dict[tuple[int, str, str], int] = {}
+
+    @property
+    def nbytes(self) -> int:
+        return self._held
+
+    def of(self, rows: HotRows) -> list[bytes]:
+        """One JSON object per row, in the order of `rows`."""
+        numbers = np.array([self._number(chunk) for chunk in rows.chunks], np.int64)
+        keys = (rows.sequences() << _PLACE_BITS | numbers[rows.which]).tolist()
+        found = [self._known.get(key) for key in keys]
+        missing = [index for index, text in enumerate(found) if text is None]
+        if not missing:
+            return found  # type: ignore[return-value]  # none is None
+        made: dict[int, bytes] = {}
+        for number in np.unique(rows.which[missing]).tolist():
+            own = [index for index in missing if rows.which[index] == number]
+            made |= self._make(rows.chunks[number], rows.places[own])
+        self._keep(made)
+        return [made[key] if text is None else text for key, text in zip(keys, found, strict=True)]
+
+    def _make(self, chunk: Chunk, places: np.ndarray) -> dict[int, bytes]:
+        if len(chunk.sequences) <= _WHOLE_ROWS:
+            places = np.arange(len(chunk.sequences))
+        keys = (chunk.sequences[places] << _PLACE_BITS | self._number(chunk)).tolist()
+        texts = json_texts(chunk.rows.take(pa.array(places)), parse_json=JSON_COLUMNS)
+        return dict(zip(keys, texts, strict=True))
+
+    def _keep(self, made: dict[int, bytes]) -> None:
+        self._held += sum(len(text) for key, text in made.items() if key not in self._known)
+        self._known |= made
+        while self._held > self._max_bytes:
+            # The one that was made first.
+            self._held -= len(self._known.pop(next(iter(self._known))))
+
+    def _number(self, chunk: Chunk) -> int:
+        return self._places.setdefault(chunk.tie, len(self._places))

@@ -1,0 +1,102 @@
+"""Answers from memory alone: the same as those of the whole, and only where that can be proven."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import orjson
+import pyarrow as pa
+
+from k2.query.asked import RecordsQuery
+from k2.query.encode import JSON_COLUMNS
+from k2.query.filters import key_of
+from k2.query.json_text import json_rows
+from k2.query.row_texts import RowTexts
+from tests.query.conftest import Platform
+from tests.query.rows import T0_US, place, rows
+
+NAMES = ("BTCUSDT", "ETHUSDT", "PEPEUSDT")
+
+
+def some(chance: random.Random, first: int, count: int, partition: int) -> pa.Table:
+    """Rows whose times tie often and are now and then hours late."""
+    ids = range(first, first + count)
+    late = chance.choice((0, 0, 0, 7_200_000_000))
+    times = [T0_US + first * 1_000 - late + chance.randrange(20) * 1_000 for _ in ids]
+    names = [chance.choice(NAMES) for _ in ids]
+    return rows(ids, times, symbols=names, partition=partition, vendor_data='{"a":"b"}')
+
+
+async def test_hot_answers_are_those_of_hot_and_cold_together(platform: Platform) -> None:
+    chance = random.Random(17)
+    answered = refused = 0
+    for step in range(40):
+        partition = step % 2
+        table = some(chance, step * 30, 30, partition)
+        platform.produce(table, place(partition), now_s=float(step))
+        if step < 25:
+            platform.commit(table, place(partition))
+            platform.refresh()
+        query = RecordsQuery(
+            symbols=frozenset(chance.sample(NAMES, chance.choice((1, 2)))),
+            exchanges=chance.choice((None, frozenset({"BINANCE"}), frozenset({"KRAKEN"}))),
+            start_us=chance.choice((None, None, T0_US + 100_000)),
+            end_us=chance.choice((None, None, T0_US + 900_000)),
+            limit=chance.choice((1, 5, 40)),
+            newest_first=chance.choice((True, True, False)),
+        )
+        hot = platform.engine.hot_records("trades", query)
+        whole = await platform.engine.records("trades", query)
+        if hot is None:
+            refused += 1
+            continue
+        answered += 1
+        assert hot.rows.table(whole.rows.schema).to_pylist() == whole.rows.to_pylist(), query
+        assert (hot.as_of, hot.partial) == (whole.as_of, whole.partial)
+        last = len(hot.rows) - 1
+        assert hot.rows.key(last) == key_of(whole.rows, last, "timestamp")
+        text = b"[" + b",".join(hot.texts(hot.rows)) + b"]"
+        assert text == json_rows(whole.rows, parse_json=JSON_COLUMNS)
+    assert answered > 10
+    assert refused > 5
+
+
+async def test_what_memory_cannot_prove_is_left_to_the_files(platform: Platform) -> None:
+    late = rows(range(50), [T0_US + 10_000_000 + i for i in range(50)])
+    platform.commit(late, place())
+    platform.refresh()
+    platform.tails["trades"].start(place(), 49)
+    platform.produce(rows(range(50, 100), [T0_US + i for i in range(50)]), place())
+    query = RecordsQuery(symbols=frozenset({"BTCUSDT"}), limit=10)
+    # There are enough hot rows, but the file has later ones.
+    assert platform.engine.hot_records("trades", query) is None
+    assert platform.engine.hot_records("trades", replace(query, end_us=T0_US + 40)) is not None
+    # Not all of a page is hot.
+    assert platform.engine.hot_records("trades", replace(query, limit=51)) is None
+
+
+async def test_questions_that_take_long_are_not_answered_at_once(platform: Platform) -> None:
+    platform.produce(rows(range(50), [T0_US + i for i in range(50)]), place())
+    query = RecordsQuery(symbols=frozenset({"BTCUSDT"}), limit=10)
+    assert platform.engine.hot_records("trades", query) is not None
+    for slow in (replace(query, symbols=None), replace(query, limit=5_000)):
+        assert platform.engine.hot_records("trades", slow) is None
+
+
+async def test_texts_are_made_once_and_let_go_above_a_bound(platform: Platform) -> None:
+    platform.produce(rows(range(300), [T0_US + i for i in range(300)]), place())
+    found = platform.engine.hot_records(
+        "trades", RecordsQuery(symbols=frozenset({"BTCUSDT"}), limit=300)
+    )
+    assert found is not None
+    texts = RowTexts(1 << 30)
+    first = texts.of(found.rows)
+    held = texts.nbytes
+    assert [orjson.loads(text)["platform_sequence"] for text in first] == list(range(299, -1, -1))
+    assert all(one is other for one, other in zip(first, texts.of(found.rows), strict=True))
+    assert texts.nbytes == held == sum(map(len, first))
+    small = RowTexts(held // 3)
+    assert small.of(found.rows) == first
+    assert held // 3 - 1_000 < small.nbytes <= held // 3
+    assert small.of(found.rows) == first
