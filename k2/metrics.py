@@ -134,6 +134,12 @@ QUERIES = Counter("k2_query_executions", "Queries by outcome", ["query_type", "s
 QUERY_SECONDS = Histogram(
     "k2_query_duration_seconds", "Time of a query in the engine", ["query_type"], buckets=_LATENCY
 )
+QUERY_CACHE_HITS = Counter(
+    "k2_query_cache_hits", "Answers kept from before and still right", ["cache_tier"]
+)
+QUERY_CACHE_MISSES = Counter(
+    "k2_query_cache_misses", "Answers about the past that had to be made", ["cache_tier"]
+)
 HTTP_REQUESTS = Counter(
     "k2_http_requests", "HTTP requests by outcome", ["method", "endpoint", "status_code"]
 )

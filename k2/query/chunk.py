@@ -6,17 +6,33 @@ A chunk never changes, so an index of it is made when it is first asked for, and
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from k2.query.filters import Key
 from k2.query.last_row import LastRow, Pair, last_of_each
 
 _Ints = npt.NDArray[np.int64]
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def _together(left: Mapping[K, V], right: Mapping[K, V], join: Callable[[V, V], V]) -> dict[K, V]:
+    """Both; what both have joined."""
+    found = {**left, **right}
+    for key in left.keys() & right.keys():
+        found[key] = join(left[key], right[key])
+    return found
+
+
+def _key(row: LastRow) -> Key:
+    return row.key
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +132,45 @@ class Chunk:
         """The last of these rows of each (symbol, exchange), by time."""
         if not self.below(sequence):
             return self._last_rows
-        return {row.pair: row for row in last_of_each(self.above(sequence))}
+        # The last of all is the last of these too, unless it is not one of them.
+        found = {
+            pair: row
+            for pair, row in self._last_rows.items()
+            if row.key.platform_sequence > sequence
+        }
+        if len(found) < len(self._last_rows):
+            names = {symbol for symbol, _ in self._last_rows.keys() - found.keys()}
+            for row in last_of_each(self.above(sequence, names)):
+                found.setdefault(row.pair, row)
+        return found
+
+    def joined(self, after: Chunk) -> Chunk:
+        """The rows of both, of which `after` came later."""
+        more = None
+        if self.added is not None and after.added is not None:
+            more = pa.concat_tables([self.added, after.added]).combine_chunks()
+        made = Chunk(
+            pa.concat_tables([self.rows, after.rows]).combine_chunks(),
+            np.concatenate((self.sequences, after.sequences)),
+            self.first_s,
+            after.last_s,
+            more,
+        )
+        made._remember(self, after)
+        return made
+
+    def _remember(self, left: Chunk, right: Chunk) -> None:
+        """What is known of the left, mostly the larger, is not looked for again among all rows."""
+        known = vars(left).keys()
+        if "_by_symbol" in known:
+            moved = {name: at + len(left.sequences) for name, at in right._by_symbol.items()}
+            vars(self)["_by_symbol"] = _together(
+                left._by_symbol, moved, lambda one, other: np.concatenate((one, other))
+            )
+        if "_last_rows" in known:
+            vars(self)["_last_rows"] = _together(
+                left._last_rows, right._last_rows, lambda one, other: max(one, other, key=_key)
+            )
 
     def places_of(self, symbols: AbstractSet[str], sequence: int) -> _Ints:
         """Positions, rising, of the rows of `symbols` above `sequence`."""

@@ -24,6 +24,10 @@ from k2.query.database import local_path, quote
 TIE_BREAK: Final = ("platform_sequence", "log_partition", "log_topic", "log_epoch")
 
 
+#: Bounds whose files a snapshot remembers: the same questions come again and again.
+_SELECTIONS: Final = 1_000
+
+
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """What a query can see of a table. `symbols` None: all. Times in µs, `start` in, `end` out."""
@@ -73,6 +77,7 @@ class ColdSnapshot:
         self.metadata_location = metadata_location
         self.pinned_s = pinned_s
         self._reader = reader
+        self._selected: dict[Bounds, list[LakeFile]] = {}
         self._by_bucket: dict[int | None, list[LakeFile]] = {}
         for file in self.files:
             self._by_bucket.setdefault(file.bucket, []).append(file)
@@ -83,6 +88,14 @@ class ColdSnapshot:
 
     def select(self, bounds: Bounds) -> list[LakeFile]:
         """The files that may hold rows within `bounds`, the latest time bound first."""
+        known = self._selected.get(bounds)
+        if known is None:
+            if len(self._selected) >= _SELECTIONS:
+                self._selected = {}
+            known = self._selected[bounds] = self._select(bounds)
+        return known
+
+    def _select(self, bounds: Bounds) -> list[LakeFile]:
         if bounds.symbols is None:
             candidates: Sequence[LakeFile] = self.files
         else:

@@ -22,8 +22,9 @@ from k2.query.asked import RecordsQuery
 from k2.query.cold import Bounds, ColdSnapshot
 from k2.query.execute import FileGoneError, blames, run_checked, translated
 from k2.query.hot_rows import HotRows
+from k2.query.kept import Footprint, footprint
 from k2.query.lake_table import AsOf
-from k2.query.latest import last_rows_of, latest
+from k2.query.latest import last_rows_of, latest, latest_hot
 from k2.query.measured import measured
 from k2.query.per_file import PerFile, exchange_symbols, symbols_of
 from k2.query.pool import PoolStats, QueryPool
@@ -91,6 +92,8 @@ class Seen:
     files_read: int | None = None
     cut_short: bool = False
     fixed: bool = False
+    #: The files all of this came from; None: also from memory, or nobody needs to know.
+    read: Footprint | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,9 +197,16 @@ class QueryEngine:
                 at,
                 files_read=found.files_read,
                 cut_short=found.cut_short,
+                read=footprint(pinned, query.bounds),
             )
 
         return await self._run("records", work, (table,))
+
+    def glance(self, table: str, bounds: Bounds) -> Seen | None:
+        """What an answer within `bounds` would come from; None: not from files alone."""
+        pinned = self.pin(table)
+        read = footprint(pinned, bounds)
+        return None if read is None else Seen(as_of={table: pinned.as_of()}, read=read)
 
     def hot_records(self, table: str, query: RecordsQuery) -> HotAnswer | None:
         """The answer of `records` where memory alone has it, at once; None: ask `records`.
@@ -268,12 +278,17 @@ class QueryEngine:
         tables: Sequence[str],
         work: Callable[[Cursor, Mapping[str, Pin[ColdSnapshot]]], pa.Table],
         at: AsOf | None = None,
+        bounds: Bounds | None = None,
     ) -> Answer:
-        """Run `work` over one picture of several tables."""
+        """Run `work` over one picture of several tables.
+
+        `bounds`: of what it reads of the first, where its answer may be kept.
+        """
 
         def pinned_work(cursor: Cursor) -> Answer:
             pins = {table: self.pin(table, at) for table in tables}
-            return _answer(pins, work(cursor, pins), at)
+            read = None if bounds is None else footprint(pins[tables[0]], bounds)
+            return _answer(pins, work(cursor, pins), at, read=read)
 
         return await self._run(kind, pinned_work, tables)
 
@@ -298,7 +313,13 @@ class QueryEngine:
     async def latest(
         self, table: str, symbols: frozenset[str] | None, at: AsOf | None = None
     ) -> Answer:
-        """The last row of each (exchange, symbol)."""
+        """The last row of each (exchange, symbol); at once where memory alone has them."""
+        if at is None and symbols is not None and len(symbols) <= _INLINE_SYMBOLS:
+            with measured("latest"):
+                pinned = self.pin(table)
+                rows = latest_hot(pinned, symbols)
+            if rows is not None:
+                return _answer({table: pinned}, rows, None)
 
         def work(cursor: Cursor, pins: Mapping[str, Pin[ColdSnapshot]]) -> pa.Table:
             return latest(cursor, pins[table], self._last_rows[table], symbols)

@@ -39,6 +39,8 @@ def last_of_each(rows: pa.Table) -> Iterator[LastRow]:
 
     `rows` are of one place, in the order of their platform_sequence.
     """
+    if not rows.num_rows:
+        return iter(())
     symbols, exchanges = (
         rows[name].combine_chunks().dictionary_encode() for name in ("symbol", "exchange")
     )

@@ -21,6 +21,17 @@ def last_rows_of(
     return tuple(each_row(last_rows(cursor, snapshot, snapshot.scan([file]))))
 
 
+def latest_hot(pinned: Pin[ColdSnapshot], symbols: frozenset[str]) -> pa.Table | None:
+    """The same as `latest` when no file can have a later row, without I/O; else None."""
+    bounds = Bounds(symbols)
+    found = _hot(pinned, bounds)
+    known_us = _known_us(found, symbols)
+    files = pinned.snapshot.select(bounds)
+    if not all(_is_behind(file, found, symbols, known_us) for file in files):
+        return None
+    return _table(pinned.snapshot, found)
+
+
 def latest(
     cursor: duckdb.DuckDBPyConnection,
     pinned: Pin[ColdSnapshot],
@@ -30,9 +41,7 @@ def latest(
     """The last row of each (symbol, exchange), sorted. Each file is asked once in its life."""
     bounds = Bounds(symbols)
     snapshot = pinned.snapshot
-    found: dict[Pair, LastRow] = {}
-    for chunk, sequence in pinned.hot_chunks(bounds):
-        _collect(found, chunk.last_rows_above(sequence).values(), symbols)
+    found = _hot(pinned, bounds)
     if snapshot.metadata_location is not None:
         rows = last_rows(cursor, snapshot, snapshot.scan(snapshot.files))
         _collect(found, each_row(rows), symbols)
@@ -44,8 +53,19 @@ def latest(
             if _collect(found, files.get(cursor, snapshot, file), symbols):
                 known_us = _known_us(found, symbols)
         files.keep(snapshot.files)
+    return _table(snapshot, found)
+
+
+def _hot(pinned: Pin[ColdSnapshot], bounds: Bounds) -> dict[Pair, LastRow]:
+    found: dict[Pair, LastRow] = {}
+    for chunk, sequence in pinned.hot_chunks(bounds):
+        _collect(found, chunk.last_rows_above(sequence).values(), bounds.symbols)
+    return found
+
+
+def _table(snapshot: ColdSnapshot, found: Mapping[Pair, LastRow]) -> pa.Table:
     tables = [found[pair].rows.slice(found[pair].index, 1) for pair in sorted(found)]
-    return pa.concat_tables([snapshot.columns.empty_table(), *tables])
+    return pa.concat_tables([snapshot.columns.empty_table(), *tables]).combine_chunks()
 
 
 def _known_us(found: Mapping[Pair, LastRow], symbols: frozenset[str] | None) -> Mapping[str, int]:

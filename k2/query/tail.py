@@ -236,12 +236,6 @@ def _parted(rows: pa.Table, own: int) -> tuple[pa.Table, pa.Table | None]:
     return rows.select(range(own)), rows.select(range(own, rows.num_columns))
 
 
-def _joined(left: pa.Table | None, right: pa.Table | None) -> pa.Table | None:
-    if left is None or right is None:
-        return None
-    return pa.concat_tables([left, right]).combine_chunks()
-
-
 def _merged(chunks: tuple[Chunk, ...]) -> tuple[Chunk, ...]:
     """Merge the youngest chunks like a binary counter, so that each row is copied log(n) times."""
     while len(chunks) > 1:
@@ -253,12 +247,5 @@ def _merged(chunks: tuple[Chunk, ...]) -> tuple[Chunk, ...]:
             or right.last_s - left.first_s > CHUNK_SPAN_S
         ):
             break
-        merged = Chunk(
-            pa.concat_tables([left.rows, right.rows]).combine_chunks(),
-            np.concatenate((left.sequences, right.sequences)),
-            left.first_s,
-            right.last_s,
-            _joined(left.added, right.added),
-        )
-        chunks = (*chunks[:-2], merged)
+        chunks = (*chunks[:-2], left.joined(right))
     return chunks

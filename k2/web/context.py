@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from aiohttp import web
 
@@ -13,6 +13,7 @@ from k2.degradation.levels import Level
 from k2.degradation.override import Override
 from k2.query.engine import QueryEngine
 from k2.query.enrich import Enrichment
+from k2.query.kept import KeptAnswers
 from k2.web.keys import KeyRing
 from k2.web.rates import Rates
 
@@ -54,6 +55,20 @@ class DegradationDesk(Protocol):
         """Hold a level, or let it go. Raises `LogError` when the log does not take it."""
 
 
+@dataclass(frozen=True, slots=True)
+class KeptPage:
+    """`rows` rows that were made JSON, and what else their answer says."""
+
+    data: bytes
+    rows: int
+    pagination: Mapping[str, Any]
+    files_read: int | None
+
+
+#: Of answers about the past that may be asked for again.
+_KEPT_BYTES: Final = 64 * 1024 * 1024
+
+
 def _no_shed() -> Mapping[str, Any]:
     return {}
 
@@ -79,6 +94,7 @@ class ApiContext:
     - `degradation`: the level and what holds it; `shed`: what is put off, JSON-ready.
     - `now_us`: the wall clock.
     - `enrichment`: what instruments are, for answers that ask for it.
+    - `kept`: answers whose rows can be proven to be the same still.
     - `exclude_conditions`: trades with one of these make no candle, unless a question says else.
     """
 
@@ -101,6 +117,7 @@ class ApiContext:
     cors_origins: frozenset[str] = frozenset()
     exclude_conditions: frozenset[str] = frozenset()
     enrichment: Enrichment | None = None
+    kept: KeptAnswers[KeptPage] = field(default_factory=lambda: KeptAnswers(_KEPT_BYTES))
     rates: Rates = field(default_factory=lambda: Rates(SYSTEM_CLOCK.monotonic_s))
 
 

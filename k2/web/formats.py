@@ -7,7 +7,8 @@ import csv
 import datetime as dt
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Literal
 
 import orjson
@@ -15,10 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from aiohttp import web
 
+from k2 import metrics
 from k2.errors import InvalidParameter
+from k2.query.cold import Bounds
 from k2.query.encode import JSON_COLUMNS, rows_of
 from k2.query.engine import Answer, HotAnswer, Seen
 from k2.query.json_text import json_rows
+from k2.web.context import CONTEXT, KeptPage
 from k2.web.envelope import ROWS, answer, meta, page
 
 Format = Literal["json", "csv", "parquet", "arrow"]
@@ -57,11 +61,12 @@ async def rows_response(
     pagination: Mapping[str, Any] | None = None,
     more: Mapping[str, Any] | None = None,
     max_age_s: int = 0,
+    question: Hashable = None,
 ) -> web.StreamResponse:
     """The rows of an answer. 304 when the client has them already.
 
     `max_age_s`: how long an answer that may still change is good enough; one of a fixed snapshot
-    is good for ever.
+    is good for ever. `question`: what `kept_response` will be asked for.
     """
     shown = chosen(request, format)
     request[ROWS] = found.rows.num_rows
@@ -76,8 +81,46 @@ async def rows_response(
         )
     if found.rows.num_rows > _PIECE_ROWS:
         return await _stream_json(request, found.rows, pages, facts, headers)
-    data = await encoded(found.rows)
-    return answer(request, data, pagination=pages, more=facts, headers=headers)
+    data = await _encoded(found.rows)
+    if question is not None and found.read is not None and not found.cut_short:
+        kept = KeptPage(data, found.rows.num_rows, pages, found.files_read)
+        request.config_dict[CONTEXT].kept.put(question, found.read, kept, len(data))
+    fragment = orjson.Fragment(data)
+    return answer(request, fragment, pagination=pages, more=facts, headers=headers)
+
+
+def kept_response(
+    request: web.Request,
+    table: str,
+    bounds: Bounds,
+    question: Hashable,
+    *,
+    format: str | None,  # noqa: A002
+    max_age_s: int = 0,
+) -> web.Response | None:
+    """The answer that `rows_response` gave to the same question, if it would be the same again.
+
+    `bounds`: of what the question reads of `table`.
+    """
+    context = request.config_dict[CONTEXT]
+    if chosen(request, format) != "json":
+        return None
+    seen = context.queries.glance(table, bounds)
+    if seen is None or seen.read is None:
+        return None
+    kept = context.kept.get(question, seen.read)
+    (metrics.QUERY_CACHE_MISSES if kept is None else metrics.QUERY_CACHE_HITS).labels(
+        "answers"
+    ).inc()
+    if kept is None:
+        return None
+    request[ROWS] = kept.rows
+    headers = _headers(request, seen, "json", max_age_s)
+    if _has(request, headers["ETag"]):
+        return web.Response(status=304, headers=headers)
+    facts = as_of(replace(seen, files_read=None if kept.files_read is None else 0))
+    data = orjson.Fragment(kept.data)
+    return answer(request, data, pagination=kept.pagination, more=facts, headers=headers)
 
 
 def hot_response(
@@ -133,9 +176,13 @@ def _has(request: web.Request, tag: str) -> bool:
 
 async def encoded(rows: pa.Table) -> orjson.Fragment:
     """JSON of rows; in a thread when there are many."""
+    return orjson.Fragment(await _encoded(rows))
+
+
+async def _encoded(rows: pa.Table) -> bytes:
     if rows.num_rows * rows.num_columns > _INLINE_CELLS:
-        return orjson.Fragment(await asyncio.to_thread(_json_rows, rows))
-    return orjson.Fragment(_json_rows(rows))
+        return await asyncio.to_thread(_json_rows, rows)
+    return _json_rows(rows)
 
 
 def _json_rows(rows: pa.Table) -> bytes:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import threading
 
 import pyarrow as pa
@@ -7,6 +8,8 @@ import pytest
 
 from k2.lake.tables import TRADES
 from k2.lake.vector import Vector
+from k2.query.chunk import Chunk
+from k2.query.last_row import last_of_each
 from k2.query.tail import CHUNK_ROWS, Tail
 from tests.query.rows import EPOCH, OTHER_EPOCH, T0_US, batch, place, rows, upto
 
@@ -154,3 +157,26 @@ def test_a_few_rows_do_not_keep_the_many_they_were_decoded_with(tail: Tail) -> N
     assert not own.borrowed
     assert own.rows.equals(chunk.rows)
     assert held(tail, Vector.empty()) == [0, 1]
+
+
+def test_what_is_known_of_chunks_is_kept_when_they_are_merged(tail: Tail) -> None:
+    chance = random.Random(3)
+    made = []
+    for step in range(40):
+        ids = range(step * 5, step * 5 + 5)
+        times = [T0_US + chance.randrange(50) for _ in ids]
+        made.append(rows(ids, times, symbols=[chance.choice("ABC") for _ in ids]))
+        tail.add(place(), batch(made[-1]), last=ids[-1], now_s=0.0)
+        if chance.random() < 0.5:
+            for chunk, _ in tail.view().chunks_above(Vector.empty()):
+                _ = chunk.symbols, chunk.last_rows_above(-1)
+    for chunk, _ in tail.view().chunks_above(Vector.empty()):
+        fresh = Chunk(chunk.rows, chunk.sequences, 0.0, 0.0)
+        assert chunk.symbols == fresh.symbols
+        for above in (-1, 20, int(chunk.sequences[len(chunk.sequences) // 2]), chunk.last):
+            for name in chunk.symbols:
+                places = chunk.places_of(frozenset(name), above).tolist()
+                assert places == fresh.places_of(frozenset(name), above).tolist()
+            known = {pair: row.key for pair, row in chunk.last_rows_above(above).items()}
+            plain = {row.pair: row.key for row in last_of_each(chunk.above(above))}
+            assert known == plain

@@ -25,7 +25,7 @@ from k2.timeframes import FRAMES_US
 from k2.times import DAY_US
 from k2.web.context import CONTEXT
 from k2.web.envelope import ROWS, answer, page
-from k2.web.formats import as_of, chosen, encoded, rows_response
+from k2.web.formats import as_of, chosen, encoded, kept_response, rows_response
 from k2.web.models import (
     AggregationsRequest,
     CandlesBatch,
@@ -84,7 +84,16 @@ async def summary(request: web.Request, given: SummaryRequest) -> web.StreamResp
 async def candles(request: web.Request, given: CandlesRequest) -> web.StreamResponse:
     """GET /v1/ohlcv/{timeframe}: the newest candles; windows without trades are absent."""
     start_us, end_us = await _period(request, given, given.at)
-    found = await _candles(request, given, start_us, end_us, given.at, given.exclude_conditions)
+    work = _candle_rows(request, given, start_us, end_us, given.exclude_conditions)
+    max_age_s = 0 if given.end_time is None else 5
+    same = work if given.at is None and given.fill is None else None
+    if same is not None:
+        known = kept_response(
+            request, "trades", work.bounds, same, format=given.format, max_age_s=max_age_s
+        )
+        if known is not None:
+            return known
+    found = await _candles(request, work, given.at)
     rows = found.rows
     if given.fill is not None:
         rows = await _filled(request, given, rows, start_us, end_us)
@@ -97,7 +106,7 @@ async def candles(request: web.Request, given: CandlesRequest) -> web.StreamResp
     shown = replace(found, rows=rows.slice(0, given.limit))
     return await rows_response(
         request, shown, name=f"ohlcv_{given.timeframe}", format=given.format,
-        pagination=page(given.limit, more), max_age_s=0 if given.end_time is None else 5,
+        pagination=page(given.limit, more), max_age_s=max_age_s, question=same,
     )  # fmt: skip
 
 
@@ -143,22 +152,25 @@ async def _period(
     return start_us, end_us
 
 
-async def _candles(
+def _candle_rows(
     request: web.Request,
     given: CandlesRequest | CandlesBatchItem,
     start_us: int,
     end_us: int,
-    at: AsOf | None = None,
     exclude: frozenset[str] | None = None,
-) -> Answer:
+) -> CandleRows:
     interval_us = FRAMES_US[given.timeframe]
     if exclude is None:
         exclude = request.config_dict[CONTEXT].exclude_conditions
     asked = Intervals(
         frozenset((given.symbol,)), interval_us, start_us, end_us, given.exchange, exclude or None
     )
+    return CandleRows(asked, given.limit + 1)
+
+
+async def _candles(request: web.Request, work: CandleRows, at: AsOf | None = None) -> Answer:
     queries = request.config_dict[CONTEXT].queries
-    return await queries.call("ohlcv", ("trades",), CandleRows(asked, given.limit + 1), at)
+    return await queries.call("ohlcv", ("trades",), work, at, work.bounds)
 
 
 async def _last_trade_us(request: web.Request, symbol: str, at: AsOf | None) -> int | None:
@@ -185,7 +197,7 @@ async def batch(request: web.Request, given: CandlesBatch) -> web.StreamResponse
 
 
 async def _series(request: web.Request, item: CandlesBatchItem) -> Answer:
-    return await _candles(request, item, *await _period(request, item))
+    return await _candles(request, _candle_rows(request, item, *await _period(request, item)))
 
 
 async def _outcome(item: CandlesBatchItem, found: Answer | BaseException) -> dict[str, Any]:

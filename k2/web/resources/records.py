@@ -20,7 +20,7 @@ from k2.query.lake_table import AsOf
 from k2.web import cursor
 from k2.web.context import CONTEXT
 from k2.web.envelope import page
-from k2.web.formats import chosen, chosen_columns, hot_response, rows_response
+from k2.web.formats import chosen, chosen_columns, hot_response, kept_response, rows_response
 from k2.web.models import (
     QuotesQuery,
     RecentRequest,
@@ -171,18 +171,25 @@ async def respond(
     columns = chosen_columns(fields, table.arrow_schema.names, ENRICHED if enrichment else ())
     # One more than asked for tells whether there is more.
     wanted = replace(query, limit=offset + limit + 1, after=after)
-    plain = fields is None and at is None and not offset and not more
-    if plain and chosen(request, format_) == "json":
+    plain = at is None and not offset and not more
+    if plain and fields is None and chosen(request, format_) == "json":
         hot = context.queries.hot_records(table.name, wanted)
         if hot is not None:
             return _hot_page(request, hot, limit, question, max_age_s)
+    facts = [name for name in columns if name in ENRICHED]
+    same = (table.name, wanted, limit, tuple(columns)) if plain and not facts else None
+    if same is not None:
+        known = kept_response(
+            request, table.name, wanted.bounds, same, format=format_, max_age_s=max_age_s
+        )
+        if known is not None:
+            return known
     found = await context.queries.records(table.name, wanted, at)
     has_more = found.rows.num_rows > offset + limit
     rows = found.rows.slice(offset, limit)
     following = None
     if has_more and question["asked"] is not None:
         following = cursor.encode(question, key_of(rows, limit - 1, table.time_column))
-    facts = [name for name in columns if name in ENRICHED]
     if enrichment is not None and facts:
         found, rows = await with_facts(enrichment, found, rows, facts)
     shown = replace(found, rows=rows.select(columns))
@@ -194,6 +201,7 @@ async def respond(
         pagination=page(limit, has_more, following, offset),
         more=more,
         max_age_s=max_age_s,
+        question=same,
     )
 
 
