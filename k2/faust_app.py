@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import faust
 import structlog
 
-from k2 import garbage
+from k2 import memory
 from k2.errors import K2Error
 from k2.log import formatter_config
 from k2.settings import Settings
@@ -63,10 +63,11 @@ class K2App(faust.App):
         # The loop unpacks while threads decode and write; with Python's 5 ms they wait for the
         # interpreter longer than they work.
         sys.setswitchinterval(_SWITCH_S)
+        memory.choose_allocator()
         warn_of_unknown_variables()
         try:
             await self.worker.open()
-            garbage.settle()
+            memory.settle()
             await super().start()
         except K2Error as exc:
             log.error("worker_cannot_start", error=exc.message, **exc.details)  # noqa: TRY400

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from faust.types import TP
 
-from k2 import __version__, garbage, metrics
+from k2 import __version__, memory, metrics
 from k2.catalogue import topic_specs
 from k2.clock import SYSTEM_CLOCK
 from k2.codec.schemas import kind_of
@@ -335,7 +335,7 @@ class Worker:
         self.spawn(self.status.run())
         self.spawn(LoopWatch(self.clock).run())
         self.spawn(self._vitals().run())
-        self.spawn(garbage.collect(self.clock))
+        self.spawn(memory.keep_tidy(self.clock))
         if "validate" in roles:
             self.spawn(self._checkpoint_idle())
         if "sink" in roles:

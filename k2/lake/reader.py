@@ -33,8 +33,9 @@ from k2.lake.manifests import live_manifests
 from k2.lake.tables import TABLES, TableDef
 from k2.lake.vector import Vector
 
-#: Manifests kept in memory, over all tables; a sealed one has a thousand files, about 1 MB.
-_CACHED_MANIFESTS: Final = 2_048
+#: A manifest (a sealed one has a thousand files, about 1 MB) is kept until its table has been
+#: planned so often without it.
+_PLANS_KEPT: Final = 100
 _CACHED_LISTS: Final = 64
 
 
@@ -127,13 +128,40 @@ class _Manifest:
         )
 
 
+class _Manifests:
+    """Manifests of one table, those of its last plans: each commit leaves some behind."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, tuple[_Manifest, int]] = OrderedDict()
+        self._plans = 0
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def begin_plan(self) -> None:
+        self._plans += 1
+        while self._known and next(iter(self._known.values()))[1] < self._plans - _PLANS_KEPT:
+            self._known.popitem(last=False)
+
+    def get(self, path: str) -> _Manifest | None:
+        found = self._known.get(path)
+        if found is None:
+            return None
+        self.put(path, found[0])
+        return found[0]
+
+    def put(self, path: str, manifest: _Manifest) -> None:
+        self._known[path] = manifest, self._plans
+        self._known.move_to_end(path)
+
+
 class LakeReader:
     """Pins snapshots and lists their files. Thread-safe; reads metadata only, never rows."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._lists: OrderedDict[str, list[ManifestFile]] = OrderedDict()
-        self._manifests: OrderedDict[str, _Manifest] = OrderedDict()
+        self._manifests: dict[str, _Manifests] = {}
         self._lock = threading.Lock()
 
     def current(self, table: TableDef | str) -> Pinned:
@@ -208,6 +236,8 @@ class LakeReader:
         buckets = None if symbols is None else {symbol_bucket(symbol) for symbol in symbols}
         first = None if start_us is None else day_of(start_us)
         last = None if end_us is None else day_of(end_us - 1)
+        with self._lock:
+            self._manifests.setdefault(str(pinned.table), _Manifests()).begin_plan()
         chosen = [
             file
             for manifest in self._planned(pinned)
@@ -246,9 +276,9 @@ class LakeReader:
     def _manifest(self, pinned: Pinned, manifest: ManifestFile) -> _Manifest:
         path = manifest.manifest_path
         with self._lock:
-            known = self._manifests.get(path)
+            kept = self._manifests.setdefault(str(pinned.table), _Manifests())
+            known = kept.get(path)
             if known is not None:
-                self._manifests.move_to_end(path)
                 return known
         try:
             entries = manifest.fetch_manifest_entry(pinned.io, discard_deleted=True)
@@ -258,9 +288,7 @@ class LakeReader:
         ours = spec.fields == pinned.table.partition_spec.fields
         read = _Manifest([_lake_file(pinned.table, entry.data_file, ours) for entry in entries])
         with self._lock:
-            self._manifests[path] = read
-            while len(self._manifests) > _CACHED_MANIFESTS:
-                self._manifests.popitem(last=False)
+            kept.put(path, read)
         return read
 
     def _load(self, table: TableDef) -> Table:

@@ -25,7 +25,7 @@ TIE_BREAK: Final = ("platform_sequence", "log_partition", "log_topic", "log_epoc
 
 
 #: Bounds whose files a snapshot remembers: the same questions come again and again.
-_SELECTIONS: Final = 1_000
+_SELECTIONS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)

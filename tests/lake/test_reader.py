@@ -90,6 +90,17 @@ def test_a_new_snapshot_reads_only_its_new_manifest(reader, writer, monkeypatch)
     assert len(read) == 1
 
 
+def test_manifests_no_plan_needs_any_more_are_forgotten(reader, writer, monkeypatch):
+    monkeypatch.setattr("k2.lake.reader._PLANS_KEPT", 5)
+    for step in range(25):
+        append(writer, range(step * 4, step * 4 + 4), upto(step * 4) if step else None)
+        reader.files(reader.current(TRADES))
+    live = len(reader.current(TRADES).snapshot.manifests(reader.current(TRADES).io))
+    kept = len(reader._manifests["market_data.trades"])
+    assert live <= kept <= live + 5 + 10  # what was merged lately is not forgotten yet
+    assert sum(file.rows for file in reader.files(reader.current(TRADES))) == 100
+
+
 def test_time_travel_by_time_and_by_id(reader, writer):
     first = append(writer, range(5))
     append(writer, range(5, 9), upto(5))
