@@ -52,6 +52,7 @@ class StatusBoard:
         self._unknown = ""
         self.lag = 0
         self._backlog = 0
+        self._brought = self._judged = 0
         self._log_ms: float | None = None
         self._log_at_s = self._began_s
         #: Every record of the log has been read by every agent here …
@@ -87,6 +88,7 @@ class StatusBoard:
         worker = self._worker
         # What is behind is read before the ends: a record that arrives in between makes us look
         # late, never finished.
+        self._brought, self._judged = self._counted()
         busy = self._busy()
         positions = self._positions()
         asked_s = worker.clock.monotonic_s()
@@ -111,10 +113,22 @@ class StatusBoard:
     def overrun(self) -> bool:
         """True when shedding is not enough: this worker's sessions must not take all the time."""
         settings = self._worker.settings.degradation
-        if settings.exempt or not settings.source_yields or self._backlog <= _BEHIND:
+        more = self._since_looked()
+        if settings.exempt or not settings.source_yields or self._backlog + more <= _BEHIND:
             return False
         # The level comes through the log, which such a worker reads late: its own lag is enough.
-        return self.lag >= settings.lag_aggressive or self._worker.level() >= Level.AGGRESSIVE
+        lag = self.lag + more
+        return lag >= settings.lag_aggressive or self._worker.level() >= Level.AGGRESSIVE
+
+    def _since_looked(self) -> int:
+        """What its sessions have brought since the last look, less what was judged since."""
+        brought, judged = self._counted()
+        return (brought - self._brought) - (judged - self._judged)
+
+    def _counted(self) -> tuple[int, int]:
+        brought = self._worker.source.counts
+        records = brought.trades + brought.quotes + brought.agg_trades
+        return records, self._worker.validate.counts.records
 
     def _show_lag(self, behind: Mapping[TP, int]) -> None:
         for tp in self._shown.difference(behind):

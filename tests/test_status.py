@@ -55,7 +55,7 @@ class Worker:
         self.source = SimpleNamespace(
             queued=0,
             in_flight=0,
-            counts=SimpleNamespace(frames=0, trades=0, quotes=0),
+            counts=SimpleNamespace(frames=0, trades=0, quotes=0, agg_trades=0),
             observe=lambda: None,
         )
         self.validate = SimpleNamespace(
@@ -183,6 +183,10 @@ async def test_sessions_give_way_when_shedding_is_not_enough(
     worker.bounds = (0, worker.position + worker.settings.degradation.lag_aggressive)
     await board.look()
     assert board.overrun, "its own lag is known before the level that it leads to"
+    worker.validate.counts.records += 1_000
+    assert not board.overrun, "what was judged since the last look counts"
+    worker.source.counts.trades += 1_000
+    assert board.overrun, "and so does what its sessions have brought"
     worker.bounds = (0, worker.position + 20_000)
     await board.look()
     worker.at_level = Level.AGGRESSIVE

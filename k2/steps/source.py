@@ -46,6 +46,7 @@ _LINGER_PER_BUSY_S = 2.0
 _LONGEST_LINGER_S = 0.04
 #: Longest turn for the others: frames that wait too long are the exchange's reason to disconnect.
 _LONGEST_TURN_S = 0.25
+_SHORTEST_TURN_S = 0.005
 _RATE_S = 5.0
 #: Batches on their way to the log before the next frames are taken.
 _IN_FLIGHT = 256
@@ -252,12 +253,8 @@ class SourceStep:
             async with self._turn:
                 began_s = self._clock.monotonic_s()
                 self._hand_on(running, mapper, frames, f"{process}-{session.run_number}")
-                if len(frames) >= _FEW_FRAMES and self._behind():
-                    # One turn of the loop is little to steps that need dozens for a batch. Without
-                    # as long as the frames took, a feed above what the worker can take would leave
-                    # validation, sink and queries no time at all.
-                    took_s = self._clock.monotonic_s() - began_s
-                    await self._clock.sleep(min(took_s, _LONGEST_TURN_S))
+                if len(frames) >= _FEW_FRAMES:
+                    await self._give_way(self._clock.monotonic_s() - began_s)
             running.pending = await self._settle(running.pending)
             # Every step behind us works per batch: frames that come one by one are cheaper, and so
             # earlier in an answer, when a few travel together. With more frames waiting nothing
@@ -265,6 +262,17 @@ class SourceStep:
             # emptied in one go, and validation, sink and queries would stand still meanwhile.
             await asyncio.sleep(0 if len(frames) >= _MANY_FRAMES else pace.linger_s())
         await asyncio.gather(*running.pending, *self._refuse(feed, session.take_refused()))
+
+    async def _give_way(self, took_s: float) -> None:
+        """Leave the time to the others while they are behind, but not for long.
+
+        One turn of the loop is little to steps that need dozens for a batch, and a turn as long as
+        the frames took leaves them half: a feed far above what the worker can take would push what
+        queries see further and further behind.
+        """
+        until_s = self._clock.monotonic_s() + _LONGEST_TURN_S
+        while self._behind() and (left_s := until_s - self._clock.monotonic_s()) > 0:
+            await self._clock.sleep(min(max(took_s, _SHORTEST_TURN_S), left_s))
 
     def _hand_on(
         self, running: _Running, mapper: FrameMapper, frames: list[Received], run: str
