@@ -15,7 +15,7 @@ import structlog
 
 from k2 import metrics
 from k2.clock import Clock
-from k2.degradation.controller import Controller, Inputs, Transition
+from k2.degradation.controller import Controller, Held, Inputs, Transition
 from k2.degradation.levels import Level
 from k2.degradation.memory import MemoryGauge
 from k2.degradation.override import Override
@@ -142,9 +142,16 @@ class ControlStep:
             self._clock.monotonic_s(),
             Inputs(int(report["lag"]), float(report["memory"])),
         )
-        self._controller.level = self.level
+        before = _held_of(self._entry())
+        if before != self._controller.held:
+            self._controller.take_over(before)
         transition = self._controller.hold(self._held(), self._inputs())
-        return None if transition is None else self._publish(transition)
+        if transition is not None:
+            return self._publish(transition)
+        if self._controller.held != before:
+            # The same level, held by something else: the next owner has to know by what.
+            self._write(dict(self._entry() or {}), self.history())
+        return None
 
     async def announce(self, event: Mapping[str, Any]) -> None:
         """Write a change of level to the topic of events."""
@@ -185,16 +192,32 @@ class ControlStep:
             "memory": round(transition.inputs.memory, 4),
             "at_us": transition.at_us,
         }
-        history = [*self.history(), event][-_HISTORY:]
-        number = (self._entry() or {}).get("number", 0) + 1
-        entry = {
-            "level": int(transition.after),
-            "reason": transition.reason,
-            "since_us": transition.at_us,
-            "number": number,
-        }
-        self._table[KEY], self._table[HISTORY_KEY] = entry, history
-        self._written, self._history = entry, history
+        entry = {"reason": transition.reason, "since_us": transition.at_us}
+        self._write(entry, [*self.history(), event][-_HISTORY:])
         metrics.DEGRADATION_TRANSITIONS.labels(transition.before.name, transition.after.name).inc()
         log.warning("degradation_level", **event)
         return event
+
+    def _write(self, entry: dict[str, Any], history: list[dict[str, Any]]) -> None:
+        """The entry of the level, with what holds it, and its history."""
+        held = self._controller.held
+        number = (self._entry() or {}).get("number", 0) + 1
+        entry = {**entry, "level": int(held.level), "held": _entry_of(held), "number": number}
+        self._table[KEY], self._table[HISTORY_KEY] = entry, history
+        self._written, self._history = entry, history
+
+
+def _entry_of(held: Held) -> dict[str, int | None]:
+    """Plain numbers, as the table's changelog is JSON."""
+    return {name: None if at is None else int(at) for name, at in held._asdict().items()}
+
+
+def _held_of(entry: Mapping[str, Any] | None) -> Held:
+    """What holds the level of an entry; an older version's does not say, so lag does."""
+    if entry is None:
+        return Held()
+    held = entry.get("held")
+    if held is None:
+        return Held(lag=Level(entry["level"]))
+    hand = held["hand"]
+    return Held(Level(held["lag"]), Level(held["memory"]), None if hand is None else Level(hand))

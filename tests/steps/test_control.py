@@ -142,6 +142,36 @@ async def test_a_new_owner_goes_on_from_the_level_in_the_table(owner: Worker) ->
     assert other.report("w2", lag=450) is Level.SOFT
 
 
+async def test_a_new_owner_knows_what_holds_the_level(owner: Worker) -> None:
+    owner.report("w1", lag=1_000, memory=0.85)
+    await owner.clock.advance(30.0)
+    assert owner.report("w1", lag=0, memory=0.85) is Level.GRACEFUL
+    other = Worker(owner.clock, owner.table, "w2")
+    other.report("w2", lag=0, memory=0.75)
+    await owner.clock.advance(30.0)
+    assert other.report("w2", lag=0, memory=0.75) is Level.GRACEFUL, "above 0.9 of its trigger"
+    assert other.report("w2", lag=0, memory=0.65) is Level.NORMAL
+
+
+async def test_a_new_owner_knows_what_holds_a_level_that_stayed(owner: Worker) -> None:
+    owner.report("w1", lag=500, memory=0.5)
+    owner.report("w1", lag=500, memory=0.85)
+    await owner.clock.advance(30.0)
+    owner.report("w1", lag=0, memory=0.85)
+    other = Worker(owner.clock, owner.table, "w2")
+    other.report("w2", lag=300, memory=0.65)
+    await owner.clock.advance(30.0)
+    assert other.report("w2", lag=300, memory=0.65) is Level.SOFT, "lag holds nothing any more"
+    assert [event["after"] for event in other.step.history()] == ["GRACEFUL", "SOFT"]
+
+
+async def test_a_level_of_an_older_version_is_not_kept_up_by_memory(owner: Worker) -> None:
+    owner.table[KEY] = {"level": int(Level.GRACEFUL), "reason": "", "since_us": 1}
+    owner.report("w1", memory=0.65)
+    await owner.clock.advance(30.0)
+    assert owner.report("w1", memory=0.65) is Level.NORMAL
+
+
 async def test_every_worker_reports_lag_and_memory(owner: Worker) -> None:
     owner.lag = 42
     task = asyncio.create_task(owner.step.run())
