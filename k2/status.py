@@ -88,7 +88,9 @@ class StatusBoard:
         worker = self._worker
         # What is behind is read before the ends: a record that arrives in between makes us look
         # late, never finished.
-        self._brought, self._judged = self._counted()
+        brought, self._judged = self._counted()
+        # What the log has not acknowledged yet is not between its ends.
+        self._brought = brought - worker.source.records_in_flight
         busy = self._busy()
         positions = self._positions()
         asked_s = worker.clock.monotonic_s()

@@ -55,6 +55,7 @@ class Worker:
         self.source = SimpleNamespace(
             queued=0,
             in_flight=0,
+            records_in_flight=0,
             counts=SimpleNamespace(frames=0, trades=0, quotes=0, agg_trades=0),
             observe=lambda: None,
         )
@@ -187,6 +188,13 @@ async def test_sessions_give_way_when_shedding_is_not_enough(
     assert not board.overrun, "what was judged since the last look counts"
     worker.source.counts.trades += 1_000
     assert board.overrun, "and so does what its sessions have brought"
+    worker.bounds = (0, worker.position + worker.settings.degradation.lag_aggressive - 500)
+    await board.look()
+    assert not board.overrun
+    worker.source.records_in_flight = 1_000
+    await board.look()
+    assert board.overrun, "also what the log does not have yet"
+    worker.source.records_in_flight = 0
     worker.bounds = (0, worker.position + 20_000)
     await board.look()
     worker.at_level = Level.AGGRESSIVE

@@ -48,8 +48,10 @@ _LONGEST_LINGER_S = 0.04
 _LONGEST_TURN_S = 0.25
 _SHORTEST_TURN_S = 0.005
 _RATE_S = 5.0
-#: Batches on their way to the log before the next frames are taken.
+#: Batches on their way to the log before the next frames are taken, and the records in them: what
+#: the log does not have yet, nobody can judge or see.
 _IN_FLIGHT = 256
+_RECORDS_IN_FLIGHT = 20_000
 
 
 @dataclass(slots=True)
@@ -116,7 +118,8 @@ class _Running:
     spec: SessionSpec
     session: Session
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
-    pending: set[asyncio.Future[int]] = field(default_factory=set)
+    #: What is on its way to the log: about how many records each batch has.
+    pending: dict[asyncio.Future[int], float] = field(default_factory=dict)
     #: Reconnects by reason that the metrics have.
     reconnects: Counter[str] = field(default_factory=Counter)
     rate: _Rate = field(default_factory=_Rate)
@@ -194,6 +197,18 @@ class SourceStep:
         return sum(
             sum(not future.done() for future in running.pending)
             for running in self._running.values()
+        )
+
+    @property
+    def records_in_flight(self) -> int:
+        """Records handed to the log and not yet acknowledged, about."""
+        return round(
+            sum(
+                records
+                for running in self._running.values()
+                for future, records in running.pending.items()
+                if not future.done()
+            )
         )
 
     def running(self) -> list[tuple[SourceFeed, SessionSpec]]:
@@ -278,13 +293,15 @@ class SourceStep:
         self, running: _Running, mapper: FrameMapper, frames: list[Received], run: str
     ) -> None:
         feed = running.feed
+        sent: set[asyncio.Future[int]] = set()
         if feed.raw is not None:
-            running.pending.update(feed.raw.send(running.spec.key, frames))
+            sent.update(feed.raw.send(running.spec.key, frames))
         with TRACING.span("k2.source", exchange=feed.exchange.name, frames=len(frames)) as context:
             mapped = mapper.map(frames, ingestion_us=self._clock.now_us())
-            running.pending |= self._publish(feed, mapped, run, context)
+            sent |= self._publish(feed, mapped, run, context)
         refused = [*mapped.refused, *running.session.take_refused()]
-        running.pending |= self._refuse(feed, refused)
+        sent |= self._refuse(feed, refused)
+        running.pending |= {future: len(frames) / len(sent) for future in sent}
         self._count(running, mapped, len(frames))
 
     def _publish(
@@ -304,18 +321,23 @@ class SourceStep:
         log.warning("frames_refused", count=len(refused), reason=refused[0].reason)
         return set(feed.dead_letters.frames(refused))
 
-    async def _settle(self, pending: set[asyncio.Future[int]]) -> set[asyncio.Future[int]]:
+    async def _settle(
+        self, pending: dict[asyncio.Future[int], float]
+    ) -> dict[asyncio.Future[int], float]:
         """Drop what the log acknowledged; wait while too much is on its way."""
-        while len(pending) > _IN_FLIGHT:
+        pending = self._unfinished(pending)
+        while len(pending) > _IN_FLIGHT or sum(pending.values()) > _RECORDS_IN_FLIGHT:
             await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             pending = self._unfinished(pending)
-        return self._unfinished(pending)
+        return pending
 
-    def _unfinished(self, pending: set[asyncio.Future[int]]) -> set[asyncio.Future[int]]:
+    def _unfinished(
+        self, pending: dict[asyncio.Future[int], float]
+    ) -> dict[asyncio.Future[int], float]:
         for future in pending:
             if future.done():
                 future.result()  # raises what the log refused
-        return {future for future in pending if not future.done()}
+        return {future: records for future, records in pending.items() if not future.done()}
 
     def _count(self, running: _Running, mapped: Mapped, frames: int) -> None:
         counts = self.counts
