@@ -1,11 +1,13 @@
 """Candles as they change: a picture of the newest ones, then every trade folded in, once.
 
 The picture and the place where news begins come from the same pin, so there is neither a hole nor
-a double. A trade for a window before the picture's is answered by a query of that window.
+a double. A trade for a window before the picture's is answered by a query of that window. Folding
+even one trade takes some milliseconds, so none of it is done on the event loop.
 """
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -57,26 +59,39 @@ class CandleFollower:
         states, view = await self._query(self.symbols, self._from_us, None)
         self._follower.begin(view, 0)
         self._view, self._states = view, states
-        return shown(states if windows else states.slice(0, 0))
+        return await asyncio.to_thread(shown, states if windows else states.slice(0, 0))
 
     async def news(self) -> pa.Table | None:
         """The candles that changed, as they are now; None: too much came, begin again."""
         view = self.engine.tail("trades")
         if view is self._view:
-            return shown(STATE.empty_table())
+            return _NOTHING
         self._view = view
+        folded = await asyncio.to_thread(self._fold, view)
+        if folded is None:
+            return None
+        changed, late = folded
+        if not changed.num_rows + late.num_rows:
+            return _NOTHING
+        states = [await self._late(window) for window in _rows(late)]
+        return await asyncio.to_thread(_candles, [changed, *states])
+
+    def _fold(self, view: TailView) -> tuple[pa.Table, pa.Table] | None:
+        """States that changed, and windows of before what is known; None: too much came."""
         news = self._follower.news(view)
         if news.skipped:
             return None
         touched = in_frame(of_trades(news.rows, self.exclude), self.timeframe)
+        if not touched.num_rows:
+            return touched, touched
         known = pc.field("window_start") >= _moment(self._from_us)
         fresh, late = touched.filter(known), touched.filter(~known)
         if late.num_rows > _MOST_LATE:
             return None
         self._states = merge([self._states, fresh])
-        changed = [of_windows(self._states, fresh), *[await self._late(w) for w in _rows(late)]]
+        changed = of_windows(self._states, fresh)
         self._forget()
-        return shown(merge(changed))
+        return changed, late
 
     async def _late(self, window: pa.Table) -> pa.Table:
         """The state of one window that is not remembered."""
@@ -110,23 +125,28 @@ class CandleFollower:
             pinned = pins["trades"]  # type: ignore[index]
             seen.append(pinned.view)
             create_view(cursor, "trades", "trades", pinned, Bounds(symbols, start_us, stop_us))
-            return run_checked(cursor, STATES, _MOST_WINDOWS, asked.values).rows
+            found = run_checked(cursor, STATES, _MOST_WINDOWS, asked.values).rows
+            columns = [
+                pa.repeat(self.timeframe, found.num_rows) if name == "timeframe" else found[name]
+                for name in STATE.names
+            ]
+            return merge([pa.table(columns, names=STATE.names).cast(STATE)])
 
-        found = (await self.engine.call("ohlcv", ("trades",), work)).rows
-        columns = [
-            pa.repeat(self.timeframe, found.num_rows) if name == "timeframe" else found[name]
-            for name in STATE.names
-        ]
-        states = pa.table(columns, names=STATE.names).cast(STATE)
-        return merge([states]), seen[-1]
+        states = (await self.engine.call("ohlcv", ("trades",), work)).rows
+        return states, seen[-1]
 
 
+_NOTHING: Final = shown(STATE.empty_table())
 #: After every trade: the first moment of the year 2200.
 _END_US: Final = 7_258_118_400_000_000
 
 
 def _moment(us: int) -> pa.Scalar:
     return pa.scalar(us, pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+
+
+def _candles(states: list[pa.Table]) -> pa.Table:
+    return shown(merge(states))
 
 
 def _rows(table: pa.Table) -> list[pa.Table]:

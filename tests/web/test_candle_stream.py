@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Callable
 from typing import Any
+
+import pytest
 
 from k2.candles.writer import CandleWriter
 from k2.clock import SYSTEM_CLOCK
 from k2.lake.reader import LakeReader
+from k2.query import candle_stream
 from k2.timeframes import FRAMES_US
 from tests.query.rows import T0_US, place, rows, upto
 from tests.web.api import KEY, Api
@@ -57,6 +62,48 @@ async def test_a_late_trade_corrects_the_candle_it_belongs_to(api: Api) -> None:
         assert kind == "rows"
         assert changed in await asked(api, "BTCUSDT")
         assert changed["trade_count"] == 11
+
+
+async def test_candles_are_folded_off_the_loop(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As much as comes at once: up to 500,000 trades."""
+    on_loop: list[bool] = []
+    loop_thread = threading.get_ident()
+
+    def watched(work: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any) -> Any:
+            on_loop.append(threading.get_ident() == loop_thread)
+            return work(*given)
+
+        return run
+
+    for name in ("of_trades", "in_frame", "merge", "of_windows", "shown"):
+        monkeypatch.setattr(candle_stream, name, watched(getattr(candle_stream, name)))
+    url = "/v1/stream?data_type=candles&symbols=BTCUSDT"
+    async with api.client.get(url, headers=KEY) as response:
+        await events(response, 1)
+        produce(api, 15, 15)
+        await events(response, 1)
+    assert len(on_loop) > 6
+    assert not any(on_loop)
+
+
+@pytest.mark.parametrize("most", ["_MOST_TRADES", "_MOST_LATE"])
+async def test_a_reader_that_is_too_slow_gets_a_new_picture(
+    api: Api, monkeypatch: pytest.MonkeyPatch, most: str
+) -> None:
+    produce(api, 15, 500)
+    url = "/v1/stream?data_type=candles&symbols=BTCUSDT&snapshot=1"
+    monkeypatch.setattr(candle_stream, most, 1)
+    async with api.client.get(url, headers=KEY) as response:
+        await events(response, 1)
+        stamps = [T0_US + second * SECOND for second in (1, 121, 501)]
+        api.platform.produce(rows([16, 17, 18], stamps), place())
+        ((kind, body),) = await events(response, 1)
+        assert kind == "snapshot"
+        assert body["data"] == (await asked(api, "BTCUSDT"))[:1]
+        produce(api, 19, 502)
+        ((kind, body),) = await events(response, 1)
+        assert (kind, body["data"]) == ("rows", (await asked(api, "BTCUSDT"))[:1])
 
 
 async def test_other_timeframes(api: Api) -> None:

@@ -10,9 +10,12 @@ from typing import Any
 import aiohttp
 import pyarrow as pa
 import pytest
+from aiohttp import web
 
+from k2.errors import K2Error, LakeError, Overloaded, QueryTimeout
 from k2.query.stream import Follower, News
 from k2.query.tail import TailView
+from k2.testing.clock import ManualClock, eventually
 from k2.web.resources import stream
 from tests.query.rows import T0_US, place, rows
 from tests.web.api import KEY, Api
@@ -89,6 +92,114 @@ async def test_many_rows_are_looked_through_off_the_loop(
         ((_, one),) = await events(response, 1)
     assert (len(many["data"]), numbers(one)) == (400, [415])
     assert on_loop == [("begin", False), ("400", False), ("1", True)]
+
+
+class Failing(Follower):
+    """A follower that finds news once, and then what `error` says."""
+
+    error: Exception
+
+    def news(self, view: TailView) -> News:
+        raise self.error
+
+
+FAILURES = [
+    (Overloaded("the pool is full"), "overloaded", 1013),
+    (QueryTimeout("too slow"), "query_timeout", 1013),
+    (LakeError("the catalog is away: " + "x" * 200), "lake", 1013),
+    (K2Error("a secret"), "internal", 1011),
+    (ZeroDivisionError("a secret"), "internal", 1011),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "closed"), FAILURES)
+async def test_a_stream_that_fails_says_so_and_ends(
+    api: Api, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str, closed: int
+) -> None:
+    """A socket that nobody pushes to any more must not stay open, answering pings."""
+    monkeypatch.setattr(Failing, "error", error, raising=False)
+    monkeypatch.setattr(stream, "Follower", Failing)
+    async with api.client.ws_connect("/v1/stream", headers=KEY) as socket:
+        assert (await socket.receive_json(timeout=10))["type"] == "snapshot"
+        produce(api, 15)
+        body = await socket.receive_json(timeout=10)
+        assert (body["type"], body["error"]) == ("error", code)
+        assert body.get("retry_after_s") == (5 if closed == 1013 else None)
+        ended = await socket.receive(timeout=10)
+        assert (ended.type, ended.data) == (aiohttp.WSMsgType.CLOSE, closed)
+        assert body["message"].startswith(ended.extra)
+    async with api.client.get("/v1/stream", headers=KEY) as response:
+        await events(response, 1)
+        produce(api, 16)
+        async with asyncio.timeout(10):
+            rest = (await response.content.read()).decode()
+    name, data = rest.strip().split("\n")[-2:]
+    assert name == "event: error", "and no second answer behind it"
+    assert json.loads(data.removeprefix("data: "))["error"] == code
+    assert "secret" not in rest
+
+
+async def test_a_quiet_stream_has_heartbeats(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock()
+    monkeypatch.setattr(stream, "_CLOCK", clock)
+    for data_type in ("trades", "candles"):
+        url = f"/v1/stream?data_type={data_type}&snapshot=1"
+        async with api.client.get(url, headers=KEY) as response:
+            await events(response, 1)
+            await clock.advance(9.5)
+            await clock.advance(16)
+            assert await events(response, 2) == [("heartbeat", {})] * 2, "after 10 s and 20 s"
+            produce(api, 15 + (data_type == "candles"))
+            await clock.advance(1)
+            ((kind, _),) = await events(response, 1)
+            assert kind == "rows"
+
+
+async def test_a_slow_reader_is_told_how_many_rows_it_lacks(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "_MOST", 3)
+    async with api.client.get("/v1/stream?snapshot=1", headers=KEY) as response:
+        await events(response, 1)
+        produce(api, *range(15, 25))
+        skipped, newest = await events(response, 2)
+    assert skipped == ("skipped", {"count": 7})
+    assert (newest[0], numbers(newest[1])) == ("rows", [22, 23, 24])
+
+
+async def never(*_given: object) -> None:
+    await asyncio.Event().wait()
+
+
+async def test_a_reader_that_takes_nothing_is_cut_off(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert stream._WRITE_S == 30
+    monkeypatch.setattr(stream, "_WRITE_S", 0.01)
+    readers = api.client.server.app[stream.READERS].tasks
+    monkeypatch.setattr(web.StreamResponse, "write", never)
+    async with api.client.get("/v1/stream", headers=KEY) as response:
+        with pytest.raises(aiohttp.ClientError):
+            await response.content.read()
+    monkeypatch.setattr(web.WebSocketResponse, "send_str", never)
+    async with api.client.ws_connect("/v1/stream", headers=KEY) as socket:
+        gone = await socket.receive(timeout=10)
+        assert gone.type is aiohttp.WSMsgType.CLOSED
+    await eventually(lambda: not readers)
+
+
+async def test_so_many_may_listen(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stream._MOST_READERS == 200
+    monkeypatch.setattr(stream, "_MOST_READERS", 1)
+    readers = api.client.server.app[stream.READERS].tasks
+    async with api.client.ws_connect("/v1/stream", headers=KEY):
+        async with api.client.get("/v1/stream", headers=KEY) as response:
+            assert (response.status, response.headers["Retry-After"]) == (429, "5")
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="429"):
+            await api.client.ws_connect("/v1/stream", headers=KEY)
+    await eventually(lambda: not readers)
+    async with api.client.ws_connect("/v1/stream", headers=KEY) as socket:
+        assert (await socket.receive_json(timeout=10))["type"] == "snapshot", "room again"
 
 
 async def test_quotes_have_their_own(api: Api) -> None:
