@@ -16,7 +16,6 @@ from k2.client import (
     ApiUnreachableError,
     K2Client,
 )
-from k2.errors import ConfigError
 from tests.query.rows import T0_US, place, rows
 from tests.web.api import Api
 
@@ -109,12 +108,3 @@ async def test_errors_say_what_the_server_said(api: Api, client: K2Client) -> No
         with pytest.raises(ApiUnreachableError, match="does not answer"):
             await nobody.trades()
     assert issubclass(ApiNotFoundError, ApiError)
-
-
-async def test_what_is_not_installed_is_said(
-    client: K2Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = await client.trades(limit=1)
-    monkeypatch.setitem(__import__("sys").modules, "polars", None)
-    with pytest.raises(ConfigError, match="polars is not installed"):
-        found.to_polars()
