@@ -51,7 +51,7 @@ _RATE_S = 5.0
 #: Batches on their way to the log before the next frames are taken, and the records in them: what
 #: the log does not have yet, nobody can judge or see.
 _IN_FLIGHT = 256
-_RECORDS_IN_FLIGHT = 20_000
+_RECORDS_IN_FLIGHT = 10_000
 
 
 @dataclass(slots=True)
@@ -250,6 +250,7 @@ class SourceStep:
         await running.session.close()
         await asyncio.gather(*running.tasks, return_exceptions=True)
         del self._running[running.spec.key]
+        _forget(running)
         log.info("session_stopped", session=running.spec.key)
 
     def _observe(self, task: asyncio.Task[None]) -> None:
@@ -363,3 +364,17 @@ class SourceStep:
                 new = count - running.reconnects[reason]
                 metrics.FEED_RECONNECTS.labels(*labels, reason).inc(new)
                 running.reconnects[reason] = count
+
+
+def _forget(running: _Running) -> None:
+    """Take back the gauges of a session that has stopped here: the last ones would hide, here, that
+    it is not connected on the worker that has it now."""
+    labels = (running.feed.exchange.name, running.spec.key)
+    for gauge in (
+        metrics.FEED_CONNECTION_STATUS,
+        metrics.FEED_LAST_MESSAGE,
+        metrics.FEED_LAST_PONG,
+        metrics.FEED_RECONNECT_DELAY,
+    ):
+        gauge.remove(*labels)
+    metrics.HEALTH.remove(f"feed {running.spec.key}")

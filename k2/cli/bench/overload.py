@@ -35,8 +35,8 @@ _DRAIN_S: Final = 1_800.0
 _SETTLED: Final = 0.2
 _LIMIT_MS: Final = 2_000.0
 #: Triggers in seconds of sustained work: lag is latency, and 2 s are promised.
-_TRIGGERS_S: Final = {"SOFT": 0.25, "GRACEFUL": 0.5, "AGGRESSIVE": 1.0, "BREAK": 5.0}
-_QUEUED_S: Final = 0.5
+_TRIGGERS_S: Final = {"SOFT": 0.25, "GRACEFUL": 0.5, "AGGRESSIVE": 0.8, "BREAK": 5.0}
+_QUEUED_S: Final = 0.3
 _LEAST_QUEUED: Final = 1_000
 #: The busiest first: two of tier 3 (66 % of the records), one of tier 2 (15 %), two of tier 1.
 _SYMBOLS: Final = ("WINUSDT", "ANKRUSDT", "ZECUSDT", "BTCUSDT", "ETHUSDT")
