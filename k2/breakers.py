@@ -49,6 +49,10 @@ class Breaker:
         self._shown = State.CLOSED
         self.last_error = ""
         metrics.BREAKER_STATE.labels(name).set(State.CLOSED)
+        metrics.BREAKER_IN_A_ROW.labels(name).set(0)
+        for counter in (metrics.BREAKER_FAILURES, metrics.BREAKER_REFUSED, metrics.BREAKER_OPENED):
+            # From the first call on: the growth of what was not there is unknown to Prometheus.
+            counter.labels(name)
 
     @property
     def state(self) -> State:
@@ -74,11 +78,13 @@ class Breaker:
         )
 
     def succeeded(self) -> None:
+        metrics.BREAKER_IN_A_ROW.labels(self.name).set(0)
         self._tell(self._circuit.succeeded)
 
     def failed(self, error: BaseException) -> None:
         self.last_error = f"{type(error).__name__}: {str(error)[:200]}"
         metrics.BREAKER_FAILURES.labels(self.name).inc()
+        metrics.BREAKER_IN_A_ROW.labels(self.name).inc()
         self._tell(self._circuit.failed)
 
     def dropped(self) -> None:
@@ -121,6 +127,8 @@ class Breaker:
             self._shown = state
         if state is not before:
             metrics.BREAKER_STATE.labels(self.name).set(state)
+            if state is State.OPEN:
+                metrics.BREAKER_OPENED.labels(self.name).inc()
             log.warning(
                 "circuit_breaker", breaker=self.name, state=state.name, error=self.last_error
             )

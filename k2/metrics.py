@@ -15,6 +15,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _LATENCY: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _STORAGE: Final = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_WAIT: Final = (0.001, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 _ROWS: Final = (10, 100, 500, 1_000, 5_000, 10_000, 50_000, 100_000, 500_000)
 _FEED: Final = ("exchange", "asset_class", "data_type")
 _SESSION: Final = ("exchange", "session")
@@ -65,6 +66,16 @@ LAG = Gauge(
     ["topic", "partition"],
 )
 
+LAG_SECONDS = Gauge(
+    "k2_kafka_consumer_lag_seconds",
+    "How long ago the oldest record not read yet was first seen in the partition",
+    ["topic", "partition"],
+)
+READ_POSITION = Gauge("k2_kafka_consumer_offset", "Next offset to read", ["topic", "partition"])
+CONSUMER_ERRORS = Counter(
+    "k2_consumer_errors", "Looks at log and lake that got no answer, two a second", ["error_type"]
+)
+
 # Validation and continuity
 DEAD_LETTERS = Counter(
     "k2_dead_letters", "Records put into a dead-letter topic", [*_FEED, "reason"]
@@ -96,6 +107,9 @@ TRACKED_SYMBOLS = Gauge(
 ROWS_WRITTEN = Counter("k2_iceberg_rows_written", "Rows committed", ["table"])
 COMMITS = Counter("k2_iceberg_transactions", "Snapshots committed", ["table"])
 COMMIT_FAILURES = Counter("k2_iceberg_commit_failures", "Commits given up", ["table"])
+WRITE_ERRORS = Counter(
+    "k2_iceberg_write_errors", "Commits given up, by what ended them", ["table", "error_type"]
+)
 WRITE_SECONDS = Histogram(
     "k2_iceberg_write_duration_seconds",
     "Time of one commit, data files included",
@@ -104,6 +118,15 @@ WRITE_SECONDS = Histogram(
 )
 TRANSACTION_ROWS = Histogram(
     "k2_iceberg_transaction_rows", "Rows of one commit", ["table"], buckets=_ROWS
+)
+BATCH_ROWS = Histogram(
+    "k2_iceberg_batch_size",
+    "Rows handed to one commit; those of candles are trades",
+    ["table"],
+    buckets=_ROWS,
+)
+LAKE_BYTES = Gauge(
+    "k2_iceberg_table_size_bytes", "Live data files of the newest snapshot", ["table"]
 )
 LAKE_FILES = Gauge("k2_lake_files", "Live data files of the newest snapshot", ["table"])
 LAKE_FILE_BYTES = Gauge("k2_lake_file_bytes", "Average bytes of a live data file", ["table"])
@@ -134,6 +157,17 @@ QUERIES = Counter("k2_query_executions", "Queries by outcome", ["query_type", "s
 QUERY_SECONDS = Histogram(
     "k2_query_duration_seconds", "Time of a query in the engine", ["query_type"], buckets=_LATENCY
 )
+QUERY_ROWS = Histogram("k2_query_rows_returned", "Rows of one answer", ["endpoint"], buckets=_ROWS)
+POOL_SIZE = Gauge("k2_connection_pool_size", "Queries that may run at once")
+POOL_ACTIVE = Gauge("k2_connection_pool_active_connections", "Queries that run")
+POOL_AVAILABLE = Gauge("k2_connection_pool_available_connections", "Query slots that are free")
+POOL_WAIT_SECONDS = Histogram(
+    "k2_connection_pool_wait_time_seconds", "Time a query waited for its slot", buckets=_WAIT
+)
+POOL_TIMEOUTS = Counter(
+    "k2_connection_pool_acquisition_timeouts",
+    "Queries refused because no slot became free, or no place to wait for one was left",
+)
 QUERY_CACHE_HITS = Counter(
     "k2_query_cache_hits", "Answers kept from before and still right", ["cache_tier"]
 )
@@ -148,6 +182,19 @@ HTTP_SECONDS = Histogram(
     "Time from request to answer",
     ["method", "endpoint"],
     buckets=_LATENCY,
+)
+HTTP_IN_PROGRESS = Gauge(
+    "k2_http_requests_in_progress", "Requests being answered, streams too", ["method", "endpoint"]
+)
+HTTP_ERRORS = Counter(
+    "k2_http_request_errors",
+    "Requests that failed, by the error's code; client_left: nobody waited for the answer",
+    ["method", "endpoint", "error_type"],
+)
+HTTP_TOO_LARGE = Counter(
+    "k2_http_request_size_limit_exceeded",
+    "Requests whose body was above K2_API_MAX_BODY_BYTES",
+    ["method", "endpoint"],
 )
 TAIL_ROWS = Gauge("k2_tail_rows", "Hot rows held in memory", ["data_type"])
 TAIL_BYTES = Gauge("k2_tail_bytes", "Arrow bytes of the hot rows", ["data_type"])
@@ -166,6 +213,10 @@ DEGRADATION_TRANSITIONS = Counter(
 MESSAGES_SHED = Counter("k2_messages_shed", "Records put off, by tier", ["symbol_tier", "reason"])
 SHED_LOST = Counter(
     "k2_messages_shed_lost", "Records put off and deleted by retention before they came", ["topic"]
+)
+
+BACKPRESSURE = Counter(
+    "k2_backpressure_events", "Times sessions began to give way to the steps behind them"
 )
 
 # Data quality
@@ -192,6 +243,10 @@ BREAKER_REFUSED = Counter(
     "k2_circuit_breaker_rejections",
     "Calls not made because the circuit was open",
     ["breaker_name"],
+)
+BREAKER_OPENED = Counter("k2_circuit_breaker_opened", "Times the circuit opened", ["breaker_name"])
+BREAKER_IN_A_ROW = Gauge(
+    "k2_circuit_breaker_consecutive_failures", "Failures since the last success", ["breaker_name"]
 )
 
 # Process

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -16,6 +16,7 @@ from k2 import __version__, metrics
 from k2.breaker import State
 from k2.degradation.levels import Level
 from k2.errors import K2Error
+from k2.lake.tables import TABLES
 from k2.web.context import Check, Health, RequestDone
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ _SLOW_MS = 1_000.0
 _SLOW_LAKE_MS = 5_000.0
 #: What JSON can hold: a few absurd ids already open gaps that are larger together.
 _LARGEST = 2**63 - 1
+#: Ends of a partition that are remembered; odd, so that thinning keeps the first and the last.
+_MOST_ENDS = 601
 
 
 class StatusBoard:
@@ -48,6 +51,9 @@ class StatusBoard:
         self._moved: tuple[int, ...] = ()
         self._ends: dict[TP, int] = {}
         self._shown: frozenset[TP] = frozenset()
+        self._ages: dict[TP, LagAge] = {}
+        self._sized: dict[str, object] = {}
+        self._yielding = False
         self._open_gaps: int | None = None
         self._unknown = ""
         self.lag = 0
@@ -59,6 +65,7 @@ class StatusBoard:
         self.read_through = False
         #: … and is stored.
         self.drained = False
+        _begin_counting(topic.log for topic in worker.settings.topics)
 
     async def run(self) -> None:
         """Refresh for ever."""
@@ -73,6 +80,7 @@ class StatusBoard:
         try:
             await self.refresh()
         except K2Error as exc:
+            metrics.CONSUMER_ERRORS.labels(type(exc).__name__).inc()
             self.read_through = self.drained = False
             if exc.message != self._unknown:
                 log.warning("status_unknown", error=exc.message, **exc.details)
@@ -106,7 +114,9 @@ class StatusBoard:
         if stored:
             await self._see_commits()
         self.drained = stored
-        self._show_lag(behind)
+        self._show_lag(behind, positions)
+        self._show_sizes()
+        self._note_overrun()
         worker.hot.observe()
         worker.source.observe()
         self._note_activity()
@@ -132,13 +142,33 @@ class StatusBoard:
         records = brought.trades + brought.quotes + brought.agg_trades
         return records, self._worker.validate.counts.records
 
-    def _show_lag(self, behind: Mapping[TP, int]) -> None:
+    def _note_overrun(self) -> None:
+        before, self._yielding = self._yielding, self.overrun
+        if self._yielding and not before:
+            metrics.BACKPRESSURE.inc()
+
+    def _show_lag(self, behind: Mapping[TP, int], positions: Mapping[TP, int]) -> None:
         for tp in self._shown.difference(behind):
             # It left; a last value would look like lag that nobody works off.
-            metrics.LAG.remove(tp.topic, str(tp.partition))
+            for gauge in (metrics.LAG, metrics.LAG_SECONDS, metrics.READ_POSITION):
+                gauge.remove(tp.topic, str(tp.partition))
+            del self._ages[tp]
         self._shown = frozenset(behind)
+        now_s = self._worker.clock.monotonic_s()
         for tp, count in behind.items():
-            metrics.LAG.labels(tp.topic, str(tp.partition)).set(count)
+            labels = (tp.topic, str(tp.partition))
+            age = self._ages.setdefault(tp, LagAge())
+            metrics.LAG.labels(*labels).set(count)
+            metrics.LAG_SECONDS.labels(*labels).set(age.note(positions[tp], self._ends[tp], now_s))
+            metrics.READ_POSITION.labels(*labels).set(positions[tp])
+
+    def _show_sizes(self) -> None:
+        """Bytes of each table, added up when its newest snapshot is another one."""
+        for name, table in self._worker.lake.pinned.items():
+            newest = table.snapshots()[0]
+            if newest is not self._sized.get(name):
+                self._sized[name] = newest
+                metrics.LAKE_BYTES.labels(name).set(sum(file.bytes for file in newest.files))
 
     async def _see_commits(self) -> None:
         """What is stored is also what queries and counts show."""
@@ -318,6 +348,40 @@ class StatusBoard:
         """Count one HTTP request."""
         metrics.HTTP_REQUESTS.labels(done.method, done.route, str(done.status)).inc()
         metrics.HTTP_SECONDS.labels(done.method, done.route).observe(done.duration_s)
+        if done.status == 200 and done.route.startswith("/v1/"):
+            metrics.QUERY_ROWS.labels(done.route).observe(done.rows)
+
+
+class LagAge:
+    """How long the oldest record of one partition that is not read yet has been there.
+
+    Known from the ends as they were seen, so as exactly as they are looked at.
+    """
+
+    def __init__(self) -> None:
+        self._ends: list[tuple[float, int]] = []
+
+    def note(self, position: int, end: int, now_s: float) -> float:
+        """Seconds; 0.0 when everything is read."""
+        if not self._ends or end > self._ends[-1][1]:
+            self._ends.append((now_s, end))
+        self._ends = [(at_s, seen) for at_s, seen in self._ends if seen > position]
+        if len(self._ends) >= _MOST_ENDS:
+            self._ends = self._ends[::2]
+        return now_s - self._ends[0][0] if self._ends else 0.0
+
+
+def _begin_counting(logs: Iterable[str]) -> None:
+    """Failures count from 0: the growth of a series that begins with one is unknown to Prometheus.
+
+    Those of steps that end with the failure begin with the steps.
+    """
+    for log_of_record in logs:
+        metrics.SHED_LOST.labels(log_of_record)
+    for table in TABLES:
+        metrics.MAINTENANCE_FAILURES.labels(table)
+    for error in ("LogError", "LakeError"):
+        metrics.CONSUMER_ERRORS.labels(error)
 
 
 def lag_of(position: int, earliest: int, end: int) -> int:

@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 from faust.types import TP
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
+from k2 import metrics
 from k2.degradation.levels import Level
 from k2.errors import K2Error, LakeError, LogError
 from k2.lake.vector import Place, Position, Vector
 from k2.settings import load_settings
-from k2.status import StatusBoard
+from k2.status import LagAge, StatusBoard
 from k2.testing.clock import ManualClock
 from k2.topics import BINANCE_TRADES
 
@@ -29,10 +32,14 @@ class Table:
 
     def __init__(self) -> None:
         self.stored = Vector.empty()
+        self.newest = SimpleNamespace(files=[SimpleNamespace(bytes=3), SimpleNamespace(bytes=4)])
         self.error: K2Error | None = None
 
     def vector(self) -> Vector:
         return self.stored
+
+    def snapshots(self) -> list[Any]:
+        return [self.newest]
 
     def refresh(self) -> None:
         if self.error is not None:
@@ -160,17 +167,87 @@ async def test_lag_is_what_is_still_to_be_read(
 async def test_the_lag_of_a_partition_that_left_is_not_shown_any_more(
     board: StatusBoard, worker: Worker
 ) -> None:
-    def shown() -> float | None:
+    def shown() -> list[float | None]:
         labels = {"topic": LOG.topic, "partition": str(LOG.partition)}
-        return REGISTRY.get_sample_value("k2_kafka_consumer_lag_messages", labels)
+        names = ("lag_messages", "lag_seconds", "offset")
+        return [REGISTRY.get_sample_value(f"k2_kafka_consumer_{name}", labels) for name in names]
 
     worker.position = 3
     await board.look()
-    assert shown() == 2
+    await worker.clock.advance(4.0)
+    await board.look()
+    assert shown() == [2, 4.0, 3]
     worker.app.consumer.assignment = set
     await board.look()
     await board.look()
-    assert shown() is None
+    assert shown() == [None] * 3
+
+
+@given(st.lists(st.tuples(st.floats(0.5, 5), st.integers(0, 50), st.floats(0, 1)), max_size=60))
+def test_the_lag_in_seconds_is_the_age_of_the_oldest_record_not_read(
+    looks: list[tuple[float, int, float]],
+) -> None:
+    age, now_s, position, end = LagAge(), 0.0, 0, 0
+    seen_s: dict[int, float] = {}
+    for passed_s, new, part in looks:
+        now_s += passed_s
+        seen_s |= dict.fromkeys(range(end, end + new), now_s)
+        end += new
+        position += int((end - position) * part)
+        wanted = now_s - seen_s[position] if position < end else 0.0
+        assert age.note(position, end, now_s) == pytest.approx(wanted)
+
+
+def test_the_age_of_lag_that_never_ends_takes_little_memory() -> None:
+    age = LagAge()
+    for second in range(5_000):
+        assert age.note(0, second + 1, float(second)) == second
+    assert len(age._ends) <= 601
+    assert age.note(5_000, 5_000, 5_000.0) == 0.0
+
+
+async def test_the_size_of_a_table_is_shown_anew_with_each_snapshot(
+    board: StatusBoard, worker: Worker
+) -> None:
+    def shown() -> float | None:
+        return REGISTRY.get_sample_value("k2_iceberg_table_size_bytes", {"table": "trades"})
+
+    await board.look()
+    assert shown() == 7
+    worker.table.newest = SimpleNamespace(files=[SimpleNamespace(bytes=9)])
+    await board.look()
+    assert shown() == 9
+
+
+async def test_failures_count_from_zero(worker: Worker) -> None:
+    counters = (metrics.SHED_LOST, metrics.MAINTENANCE_FAILURES, metrics.CONSUMER_ERRORS)
+    for counter in counters:
+        counter.clear()
+    made: Any = worker
+    board = StatusBoard(made)
+    errors = {"error_type": "LogError"}
+    for name, labels in (
+        ("k2_messages_shed_lost", {"topic": BINANCE_TRADES.log}),
+        ("k2_maintenance_failures", {"table": "trades"}),
+        ("k2_consumer_errors", errors),
+    ):
+        assert REGISTRY.get_sample_value(f"{name}_total", labels) == 0
+    worker.error = LogError("Kafka did not answer")
+    await board.look()
+    assert REGISTRY.get_sample_value("k2_consumer_errors_total", errors) == 1
+
+
+async def test_sessions_that_begin_to_give_way_are_counted(
+    board: StatusBoard, worker: Worker
+) -> None:
+    def shown() -> float:
+        return REGISTRY.get_sample_value("k2_backpressure_events_total") or 0.0
+
+    before = shown()
+    for behind in (0, 2_000_000, 3_000_000, 0, 2_000_000):
+        worker.bounds = (0, worker.position + behind)
+        await board.look()
+    assert shown() == before + 2
 
 
 async def test_sessions_give_way_when_shedding_is_not_enough(

@@ -16,8 +16,8 @@ MEMORY_TRIGGERS: Final = {
     Level.AGGRESSIVE: 0.90,
     Level.CIRCUIT_BREAK: 0.95,
 }
-#: A level falls when what raised it is below this part of its trigger (DEG-04): without the distance
-#: it would swing around the trigger.
+#: A level falls when what raised it is below this part of its trigger (DEG-04): without the
+#: distance it would swing around the trigger.
 _LAG_RECOVERY: Final = 0.5
 _MEMORY_RECOVERY: Final = 0.9
 _HISTORY: Final = 100

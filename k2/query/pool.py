@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import duckdb
 
+from k2 import metrics
 from k2.errors import Overloaded, QueryTimeout
 
 T = TypeVar("T")
@@ -80,6 +81,8 @@ class QueryPool:
         self._executor = ThreadPoolExecutor(size, thread_name_prefix="k2-query")
         self._size, self._queue_size, self._timeout_s = size, queue_size, timeout_s
         self._running = self._waiting = 0
+        metrics.POOL_SIZE.set(size)
+        self._show()
 
     def stats(self) -> PoolStats:
         return PoolStats(self._size, self._queue_size, self._running, self._waiting)
@@ -122,6 +125,7 @@ class QueryPool:
 
     async def _enter(self, deadline: float, limit_s: float) -> None:
         if self._slots.locked() and self._waiting >= self._queue_size:
+            metrics.POOL_TIMEOUTS.inc()
             raise Overloaded(
                 f"{self._size} queries run and {self._waiting} wait; try again in a second",
                 retry_after_s=1,
@@ -129,8 +133,10 @@ class QueryPool:
         self._waiting += 1
         try:
             async with asyncio.timeout_at(deadline):
-                await self._slots.acquire()
+                with metrics.POOL_WAIT_SECONDS.time():
+                    await self._slots.acquire()
         except TimeoutError as exc:
+            metrics.POOL_TIMEOUTS.inc()
             raise Overloaded(
                 f"no query slot became free within {limit_s:g} s; try again later",
                 retry_after_s=5,
@@ -138,13 +144,19 @@ class QueryPool:
         finally:
             self._waiting -= 1
         self._running += 1
+        self._show()
 
     def _leave(self, future: asyncio.Future[T]) -> None:
         self._running -= 1
         self._slots.release()
+        self._show()
         if not future.cancelled():
             # Whoever waited has raised already; asking marks the exception as seen.
             future.exception()
+
+    def _show(self) -> None:
+        metrics.POOL_ACTIVE.set(self._running)
+        metrics.POOL_AVAILABLE.set(self._size - self._running)
 
     def _stop(self, job: _Job, future: asyncio.Future[T]) -> None:
         job.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ from k2.tracing import header
 from k2.transport.batch import OutBatch
 
 SESSION_HEADER = "k2-session"
+#: What a batch that is not acknowledged ends with.
+_ERRORS: Final = ("LogError", "cancelled")
 
 
 class BatchProducer(Protocol):
@@ -119,6 +121,10 @@ class Publisher:
         self._partitioner = partitioner
         self._clock = clock
         self._max_bytes = max_batch_bytes
+        for error in _ERRORS:
+            # The first refusal ends the worker, and the growth of a series that begins with it
+            # is unknown to Prometheus.
+            metrics.PRODUCE_ERRORS.labels(topic.log, error)
 
     def publish(
         self, batch: pa.RecordBatch, session: str, context: bytes = b""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import pyarrow as pa
 import structlog
@@ -31,6 +31,9 @@ from k2.tracing import TRACING, contexts_of, few
 from k2.transport.batch import LogBatch
 
 log = structlog.get_logger(__name__)
+
+#: What a commit that is given up ends with; anything else is a defect.
+_ERRORS: Final = ("LakeError", "CommitConflictError", "StaleWriterError")
 
 
 class TableWriter(Protocol):
@@ -117,6 +120,8 @@ class SinkStep:
         self._on_error = on_error
         self._sources: dict[TP, _Source] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        for table in writers:
+            _begin_counting(table)
 
     def start(self) -> None:
         """Begin committing; call it on the event loop."""
@@ -290,6 +295,7 @@ class SinkStep:
                 return
             flush = table.buffer.take(self._clock.monotonic_s())
             metrics.SINK_BUFFER_ROWS.labels(table.name).set(table.buffer.rows)
+            metrics.BATCH_ROWS.labels(table.name).observe(flush.rows.num_rows)
             traces, table.traces = table.traces, []
             try:
                 with TRACING.span("k2.commit", traces, table=table.name, rows=flush.rows.num_rows):
@@ -301,6 +307,7 @@ class SinkStep:
                     )
             except Exception as exc:
                 metrics.COMMIT_FAILURES.labels(table.name).inc()
+                metrics.WRITE_ERRORS.labels(table.name, type(exc).__name__).inc()
                 if not self._left_meanwhile(table, flush, exc):
                     raise
             else:
@@ -347,3 +354,11 @@ class SinkStep:
         )
         table.room.set()
         table.wake.set()
+
+
+def _begin_counting(table: str) -> None:
+    """Failures count from 0: the first one ends the worker, and the growth of a series that begins
+    with it is unknown to Prometheus."""
+    metrics.COMMIT_FAILURES.labels(table)
+    for error in _ERRORS:
+        metrics.WRITE_ERRORS.labels(table, error)

@@ -6,11 +6,13 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Final
+from http import HTTPStatus
+from typing import Any, Final
 
 import structlog
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, web
 
+from k2 import metrics
 from k2.errors import (
     InvalidParameter,
     K2Error,
@@ -42,6 +44,10 @@ _SECURITY: Final = {
     # Which software in which version answers is nobody's business.
     "Server": "K2",
 }
+#: The code of the error a request failed with.
+_ERROR: Final = web.RequestKey("k2_error", str)
+#: Nobody waited for the answer; the number is nginx's.
+_CLIENT_LEFT: Final = 499
 #: Asked by probes, scrapers and screens.
 _WATCHED: Final = frozenset({"/health", "/health/live", "/health/ready", "/metrics", "/v1/status"})
 #: Work on at CIRCUIT_BREAK, because they tell what is going on.
@@ -54,7 +60,6 @@ async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse
     given = request.headers.get(_HEADER, "")
     correlation_id = given if _CORRELATION.fullmatch(given) else uuid.uuid4().hex[:16]
     request[CORRELATION_ID] = correlation_id
-    began = time.perf_counter()
     with structlog.contextvars.bound_contextvars(correlation_id=correlation_id):
         parent = request.headers.get("traceparent", "").encode()
         with TRACING.span(
@@ -62,9 +67,7 @@ async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse
             (parent,) if parent else (),
             correlation_id=correlation_id,
         ):
-            response = await _answered(request, handler)
-        _done(request, response.status, time.perf_counter() - began)
-    return response
+            return await _counted(request, handler)
 
 
 async def finish_headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -77,6 +80,19 @@ async def finish_headers(request: web.Request, response: web.StreamResponse) -> 
     if (verdict := request.get(VERDICT)) is not None:
         response.headers.update(verdict.headers())
     response.headers.update(cross_origin(request))
+
+
+async def _counted(request: web.Request, handler: Handler) -> web.StreamResponse:
+    began = time.perf_counter()
+    # Cancelled, it is a client that left.
+    status = _CLIENT_LEFT
+    with metrics.HTTP_IN_PROGRESS.labels(request.method, _route(request)).track_inprogress():
+        try:
+            response = await _answered(request, handler)
+            status = response.status
+        finally:
+            _done(request, status, time.perf_counter() - began)
+    return response
 
 
 def _done(request: web.Request, status: int, duration_s: float) -> None:
@@ -95,6 +111,8 @@ def _done(request: web.Request, status: int, duration_s: float) -> None:
         rows=rows,
         remote=request.remote,
     )
+    if status >= 400:
+        metrics.HTTP_ERRORS.labels(request.method, route, _error_type(request, status)).inc()
     context = request.config_dict[CONTEXT]
     context.observe(RequestDone(request.method, route, status, duration_s, rows))
 
@@ -109,6 +127,12 @@ def _is_not_ready(path: str, status: int) -> bool:
     return status == 503 and path.startswith("/health")
 
 
+def _error_type(request: web.Request, status: int) -> str:
+    if status == _CLIENT_LEFT:
+        return "client_left"
+    return request.get(_ERROR) or HTTPStatus(status).name.lower()
+
+
 async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
@@ -116,12 +140,22 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         return _http_failure(request, exc)
     except K2Error as exc:
         return _k2_failure(request, exc)
+    except ClientConnectionResetError:
+        # It left between two pieces of its answer.
+        return web.Response(status=_CLIENT_LEFT)
     except Exception:
         # Whatever it is, the caller learns only the id under which the log tells more.
         log.exception("http_request_failed", method=request.method, path=request.path)
-        return failure(
+        return _failed(
             request, 500, "internal", "the request failed; quote the correlation id when reporting"
         )
+
+
+def _failed(
+    request: web.Request, status: int, error: str, message: str, **more: Any
+) -> web.Response:
+    request[_ERROR] = error
+    return failure(request, status, error, message, **more)
 
 
 def _http_failure(request: web.Request, exc: web.HTTPException) -> web.StreamResponse:
@@ -129,15 +163,16 @@ def _http_failure(request: web.Request, exc: web.HTTPException) -> web.StreamRes
         # aiohttp takes exceptions only when they are raised.
         return web.Response(status=exc.status, headers={"Location": exc.headers["Location"]})
     if isinstance(exc, web.HTTPNotFound):
-        return failure(request, 404, "not_found", f"there is nothing at {request.path}")
+        return _failed(request, 404, "not_found", f"there is nothing at {request.path}")
     if isinstance(exc, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(exc.allowed_methods))
         message = f"{request.method} is not allowed at {request.path}; allowed: {allowed}"
-        return failure(request, 405, "method_not_allowed", message, headers={"Allow": allowed})
+        return _failed(request, 405, "method_not_allowed", message, headers={"Allow": allowed})
     if isinstance(exc, web.HTTPRequestEntityTooLarge):
+        metrics.HTTP_TOO_LARGE.labels(request.method, _route(request)).inc()
         limit = request.config_dict[CONTEXT].max_body_bytes
-        return failure(request, 413, "body_too_large", f"the request body is above {limit} bytes")
-    return failure(request, exc.status, "http", exc.reason)
+        return _failed(request, 413, "body_too_large", f"the request body is above {limit} bytes")
+    return _failed(request, exc.status, "http", exc.reason)
 
 
 def _k2_failure(request: web.Request, exc: K2Error) -> web.Response:
@@ -162,10 +197,10 @@ def _k2_failure(request: web.Request, exc: K2Error) -> web.Response:
     elif status >= 500:
         log.error("http_request_failed", error=exc.code, message=exc.message, exc_info=exc)
     if status == 500:
-        return failure(
+        return _failed(
             request, 500, "internal", "the request failed; quote the correlation id when reporting"
         )
-    return failure(request, status, exc.code, exc.message, details=exc.details, headers=headers)
+    return _failed(request, status, exc.code, exc.message, details=exc.details, headers=headers)
 
 
 @web.middleware

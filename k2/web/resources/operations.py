@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any, Final
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from k2.settings import LOCAL_API_KEY
 from k2.web import page as live_page
-from k2.web.context import CONTEXT
+from k2.web.context import CONTEXT, ApiContext, Check, Health
 from k2.web.envelope import answer
 from k2.web.types import Request
 
@@ -27,6 +30,10 @@ _LINKS = {
     "metrics": "/metrics",
     "faust": "/faust/",
 }
+
+#: How the checks of sessions are named.
+_FEED: Final = "feed "
+_POINTS: Final[Mapping[Health, int]] = {"healthy": 100, "degraded": 50, "unhealthy": 0}
 
 
 async def index(request: web.Request, _given: Request) -> web.Response:
@@ -56,6 +63,7 @@ async def health(request: web.Request, _given: Request) -> web.Response:
     ready = overall != "unhealthy"
     data = {
         "status": overall,
+        "score": score(checks),
         "live": True,
         "ready": ready,
         "version": context.version,
@@ -68,8 +76,38 @@ async def health(request: web.Request, _given: Request) -> web.Response:
             }
             for check in checks
         ],
+        "feeds": _feeds(context, checks),
     }
     return answer(request, data, status=200 if ready else 503)
+
+
+def score(checks: Sequence[Check]) -> int:
+    """0 to 100: the mean of the dependencies, the feeds counting as one; 0 when one is unhealthy.
+
+    Else a log that is away would be nothing beside twenty feeds that are well.
+    """
+    if any(check.status == "unhealthy" for check in checks):
+        return 0
+    feeds = [_POINTS[check.status] for check in checks if check.name.startswith(_FEED)]
+    found = [_POINTS[check.status] for check in checks if not check.name.startswith(_FEED)]
+    return round(fmean([*found, *([fmean(feeds)] if feeds else [])] or [100]))
+
+
+def _feeds(context: ApiContext, checks: Sequence[Check]) -> list[dict[str, Any]]:
+    """How old the last frame of each session is; None: none came yet."""
+    statuses = {check.name: check.status for check in checks}
+    now_us = context.now_us()
+    return [
+        {
+            "exchange": session["exchange"],
+            "session": session["session"],
+            "state": session["state"],
+            "status": statuses.get(f"{_FEED}{session['session']}"),
+            "last_frame_age_s": round(max(0, now_us - at_us) / 1e6, 3) if at_us else None,
+        }
+        for session in context.feeds()
+        for at_us in [session["last_frame_us"]]
+    ]
 
 
 async def live(request: web.Request, _given: Request) -> web.Response:
