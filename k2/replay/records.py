@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from k2.client.rows import Rows
+from k2.errors import LakeError
 from k2.query.cold import TIE_BREAK
 from k2.query.encode import JSON_COLUMNS, rows_of
 
@@ -33,11 +34,22 @@ class Record:
 
 
 async def records(kind: str, batches: AsyncIterator[Rows]) -> AsyncIterator[Record]:
-    """The records of one table, one by one; a batch is held at a time."""
+    """The records of one table, one by one; a batch is held at a time.
+
+    Raises `LakeError` for a batch with rows missing: what follows would look like all there is.
+    """
+    sent = 0
     async for batch in batches:
+        if batch.partial:
+            raise LakeError(
+                f"the lake's answer was cut short after {sent:,} records of type {kind}; ask for "
+                "less time at once, or raise K2_QUERY_TIMEOUT_S",
+                records=sent,
+            )
         times = batch.table["timestamp"].cast(pa.int64()).to_pylist()
         for ts_us, row in zip(times, rows_of(batch.table, parse_json=JSON_COLUMNS), strict=True):
             yield Record((ts_us, *(row[name] for name in TIE_BREAK)), kind, row)
+        sent += len(batch)
 
 
 async def merged(sources: Sequence[AsyncIterator[Record]]) -> AsyncIterator[Record]:

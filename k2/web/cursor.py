@@ -47,5 +47,11 @@ def _key(fields: list[Any]) -> Key:
 
 
 def digest(question: Any) -> str:
-    text = orjson.dumps(question, default=str, option=orjson.OPT_SORT_KEYS)
+    """The same in every process: the next page may be asked of another worker."""
+    text = orjson.dumps(question, default=_plain, option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(text).hexdigest()[:12]
+
+
+def _plain(value: Any) -> Any:
+    # The order of a set of texts is another one in each process.
+    return sorted(value, key=str) if isinstance(value, set | frozenset) else str(value)

@@ -30,7 +30,6 @@ from k2.web.models import (
 )
 
 _TABLES: Final = {"trades": TRADES, "quotes": QUOTES}
-_MINUTE_US: Final = 60_000_000
 
 
 async def trades(request: web.Request, given: RecordsRequest) -> web.StreamResponse:
@@ -70,16 +69,17 @@ def _either(one: str | None, several: frozenset[str] | None) -> frozenset[str] |
 
 async def recent(request: web.Request, given: RecentRequest) -> web.StreamResponse:
     """GET /v1/trades/recent: the last minutes of one symbol, hot rows and cold ones."""
-    end_us = SYSTEM_CLOCK.now_us()
+    # Whole seconds: within one the answer is the same until a trade comes.
+    second = SYSTEM_CLOCK.now_us() // 1_000_000
     query = RecordsQuery(
         symbols=frozenset((given.symbol,)),
         exchanges=frozenset((given.exchange,)),
-        start_us=end_us - given.window_minutes * _MINUTE_US,
+        start_us=(second - given.window_minutes * 60) * 1_000_000,
         limit=given.limit,
     )
     return await respond(
         request, TRADES, query, question=None, page_cursor=None, format_=given.format,
-        more={"query": given.model_dump(exclude={"format"})},
+        more={"query": given.model_dump(exclude={"format"})}, moment=query.start_us,
     )  # fmt: skip
 
 
@@ -161,8 +161,12 @@ async def respond(
     offset: int = 0,
     max_age_s: int = 0,
     more: dict[str, Any] | None = None,
+    moment: int | None = None,
 ) -> web.StreamResponse:
-    """One page. `question`: what a cursor is good for; None: pages have none."""
+    """One page. `question`: what a cursor is good for; None: pages have none.
+
+    `moment`: what the clock made of the question.
+    """
     question = {"table": table.name, "asked": question}
     after = None if page_cursor is None else cursor.decode(page_cursor, question)[0]
     limit = query.limit
@@ -185,10 +189,12 @@ async def respond(
         if known is not None:
             return known
     found = await context.queries.records(table.name, wanted, at)
-    has_more = found.rows.num_rows > offset + limit
     rows = found.rows.slice(offset, limit)
+    # Rows that were not read may come before any of these, so a cut answer has no place to go on
+    # from, but it is not the end either.
+    has_more = found.cut_short or found.rows.num_rows > offset + limit
     following = None
-    if has_more and question["asked"] is not None:
+    if has_more and not found.cut_short and question["asked"] is not None:
         following = cursor.encode(question, key_of(rows, limit - 1, table.time_column))
     if enrichment is not None and facts:
         found, rows = await with_facts(enrichment, found, rows, facts)
@@ -202,6 +208,7 @@ async def respond(
         more=more,
         max_age_s=max_age_s,
         question=same,
+        moment=moment,
     )
 
 

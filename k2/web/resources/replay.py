@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from k2.errors import InvalidParameter, SnapshotNotFoundError
+from k2.errors import InvalidParameter, QueryTimeout, SnapshotNotFoundError
 from k2.lake.tables import QUOTES, TRADES
 from k2.query.asked import RecordsQuery
 from k2.query.cold import Bounds
@@ -60,6 +60,13 @@ async def replay(request: web.Request, given: ReplayRequest) -> web.StreamRespon
         after=after,
     )
     found = await queries.records(table.name, query, at)
+    if found.cut_short:
+        # Rows may be missing anywhere in the batch; a replay goes on behind it.
+        raise QueryTimeout(
+            f"the batch was not read within the deadline; take the same cursor again, with a "
+            f"smaller batch_size than {given.batch_size} or a shorter period",
+            batch_size=given.batch_size,
+        )
     rows = found.rows.slice(0, given.batch_size)
     number, sent, total = facts["b"] + 1, facts["sent"] + rows.num_rows, facts["total"]
     following = None
