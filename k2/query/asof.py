@@ -10,6 +10,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from k2.errors import QueryTimeout
 from k2.query.asked import RecordsQuery
 from k2.query.cold import Bounds, ColdSnapshot
 from k2.query.records import find
@@ -39,7 +40,10 @@ ORDER BY t.timestamp DESC, t.platform_sequence DESC, t.log_partition DESC
 
 @dataclass(frozen=True, slots=True)
 class AsofJoin:
-    """The trades of `query` (one symbol), each with a quote at most `max_age_us` older, or none."""
+    """The trades of `query` (one symbol), each with a quote at most `max_age_us` older, or none.
+
+    Raises `QueryTimeout` when the deadline came before all trades were read.
+    """
 
     query: RecordsQuery
     symbol: str
@@ -48,7 +52,11 @@ class AsofJoin:
     def __call__(
         self, cursor: duckdb.DuckDBPyConnection, pins: Mapping[str, Pin[ColdSnapshot]]
     ) -> pa.Table:
-        trades = find(cursor, pins["trades"], self.query).rows
+        found = find(cursor, pins["trades"], self.query)
+        if found.cut_short:
+            # At the deadline there is no time left to look for their quotes either.
+            raise QueryTimeout("the query was stopped at its deadline")
+        trades = found.rows
         low, high = self._times(trades)
         bounds = Bounds(frozenset((self.symbol,)), low - self.max_age_us, high + 1)
         create_view(cursor, "quotes", "quotes", pins["quotes"], bounds)

@@ -5,8 +5,17 @@ All values come in as bound parameters, in the order of `values_of`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+import duckdb
+import pyarrow as pa
+
+from k2.query.cold import Bounds, ColdSnapshot
+from k2.query.execute import Result, run_checked
+from k2.query.seam import Pin
+from k2.query.views import create_view
 
 #: Trades of the question. All intervals divide a day, so buckets begin at whole ones UTC.
 _TRADES: Final = """
@@ -112,6 +121,16 @@ FROM levelled GROUP BY symbol, exchange, bucket_us, low, high, level
 ORDER BY symbol, exchange, bucket_us, level
 """  # noqa: S608
 
+_EXACT: Final = pa.decimal128(28, 10)
+_LEVEL: Final = pa.schema(
+    [
+        ("price_low", _EXACT),
+        ("price_high", _EXACT),
+        ("volume", pa.decimal128(38, 10)),
+        ("trade_count", pa.int64()),
+    ]
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
@@ -123,6 +142,10 @@ class Intervals:
     end_us: int
     exchange: str | None = None
     exclude_conditions: frozenset[str] | None = None
+
+    @property
+    def bounds(self) -> Bounds:
+        return Bounds(self.symbols, self.start_us, self.end_us)
 
     @property
     def values(self) -> list[Any]:
@@ -142,3 +165,44 @@ class Intervals:
             excluded,
             excluded,
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregates:
+    """The rows of `AGGREGATES`, `limit` at most; `levels`: with the column volume_profile.
+
+    Both statements read one pin, so volume and profile agree.
+    """
+
+    asked: Intervals
+    limit: int
+    levels: int | None = None
+
+    def __call__(
+        self, cursor: duckdb.DuckDBPyConnection, pins: Mapping[str, Pin[ColdSnapshot]]
+    ) -> Result:
+        create_view(cursor, "trades", "trades", pins["trades"], self.asked.bounds)
+        found = run_checked(cursor, AGGREGATES, self.limit, self.asked.values)
+        if self.levels is None:
+            return found
+        values = [*self.asked.values, *[self.levels] * 4]
+        # In the order of the intervals, so that these are the levels of all of them.
+        profile = run_checked(cursor, PROFILE, self.levels * self.limit, values)
+        return Result(
+            _with_profile(found.rows, profile.rows),
+            found.truncated or profile.truncated,
+            found.cut_short or profile.cut_short,
+        )
+
+
+def _with_profile(rows: pa.Table, profile: pa.Table) -> pa.Table:
+    """The levels of each interval as one list column."""
+    key = ("symbol", "exchange", "interval_start")
+    levels: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in profile.to_pylist():
+        place = tuple(row[name] for name in key)
+        shown = {name: row[name] for name in _LEVEL.names}
+        levels.setdefault(place, []).append(shown)
+    columns = [rows[name].to_pylist() for name in key]
+    lists = [levels.get(place, []) for place in zip(*columns, strict=True)]
+    return rows.append_column("volume_profile", pa.array(lists, pa.list_(pa.struct(list(_LEVEL)))))

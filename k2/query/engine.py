@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,13 +15,14 @@ import pyarrow as pa
 import structlog
 from pyiceberg.table.snapshots import Snapshot
 
+from k2 import metrics
 from k2.breakers import Breaker
 from k2.errors import LakeError
 from k2.lake.vector import Vector
 from k2.query import seam
 from k2.query.asked import RecordsQuery
 from k2.query.cold import Bounds, ColdSnapshot
-from k2.query.execute import FileGoneError, blames, run_checked, translated
+from k2.query.execute import FileGoneError, Result, blames, run_checked, translated
 from k2.query.hot_rows import HotRows
 from k2.query.kept import Footprint, footprint
 from k2.query.lake_table import AsOf
@@ -35,6 +37,7 @@ from k2.query.seam import Pin
 from k2.query.sql import check_sql
 from k2.query.tail import TailView
 from k2.query.views import create_view, table_of
+from k2.tracing import TRACING
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +52,24 @@ _INLINE_ROWS: Final = 1_001
 _INLINE_SYMBOLS: Final = 100
 #: More hot rows than this are slower to scan than the small files they stand for.
 _MAX_HOT_ROWS: Final = 2_000_000
+#: What tells the time in SQL, with and without parentheses; `age` of one time is that until today.
+_CLOCK: Final = frozenset(
+    {
+        "age",
+        "current_date",
+        "current_localtime",
+        "current_localtimestamp",
+        "current_time",
+        "current_timestamp",
+        "get_current_time",
+        "get_current_timestamp",
+        "localtime",
+        "localtimestamp",
+        "now",
+        "today",
+        "transaction_timestamp",
+    }
+)
 
 
 class LakeTable(Protocol):
@@ -84,6 +105,8 @@ class Seen:
     """What an answer's rows are: `as_of` per table, `partial` when rows are missing for now.
 
     `cut_short`: they are missing because the deadline came. `fixed`: the rows can never change.
+    `clock`: the answer depends on when it was asked for. `newest_us`: per table of `as_of`, when
+    the newest row that could be seen came; None: there is none.
     """
 
     as_of: Mapping[str, Any]
@@ -92,6 +115,8 @@ class Seen:
     files_read: int | None = None
     cut_short: bool = False
     fixed: bool = False
+    clock: bool = False
+    newest_us: Mapping[str, int | None] = dataclasses.field(default_factory=dict)
     #: The files all of this came from; None: also from memory, or nobody needs to know.
     read: Footprint | None = None
 
@@ -206,7 +231,9 @@ class QueryEngine:
         """What an answer within `bounds` would come from; None: not from files alone."""
         pinned = self.pin(table)
         read = footprint(pinned, bounds)
-        return None if read is None else Seen(as_of={table: pinned.as_of()}, read=read)
+        if read is None:
+            return None
+        return Seen(as_of={table: pinned.as_of()}, newest_us={table: newest_us(pinned)}, read=read)
 
     def hot_records(self, table: str, query: RecordsQuery) -> HotAnswer | None:
         """The answer of `records` where memory alone has it, at once; None: ask `records`.
@@ -215,18 +242,22 @@ class QueryEngine:
         """
         if not _is_quick(query):
             return None
-        with measured("records"):
+
+        def attempt() -> HotAnswer | None:
             pinned = self.pin(table)
             found = find_hot(pinned, query)
-        if found is None:
-            return None
-        return HotAnswer(
-            as_of={table: pinned.as_of()},
-            partial=pinned.partial,
-            files_read=0,
-            rows=found,
-            texts=self._texts[table].of,
-        )
+            if found is None:
+                return None
+            return HotAnswer(
+                as_of={table: pinned.as_of()},
+                newest_us={table: newest_us(pinned)},
+                partial=pinned.partial,
+                files_read=0,
+                rows=found,
+                texts=self._texts[table].of,
+            )
+
+        return _at_once("records", attempt)
 
     async def sql(self, text: str, *, limit: int, at: AsOf | None = None) -> Answer:
         """Run one SELECT of a user. Raises `InvalidParameter` when it is refused."""
@@ -244,7 +275,12 @@ class QueryEngine:
                 create_view(cursor, name, view, pinned, bounds.get(name, Bounds()))
             found = run_checked(cursor, checked.text, limit)
             return _answer(
-                pins, found.rows, at, truncated=found.truncated, cut_short=found.cut_short
+                pins,
+                found.rows,
+                at,
+                truncated=found.truncated,
+                cut_short=found.cut_short,
+                clock=_tells_time(checked.tree),
             )
 
         return await self._run("sql", work, tuple(self._sources))
@@ -276,11 +312,11 @@ class QueryEngine:
         self,
         kind: str,
         tables: Sequence[str],
-        work: Callable[[Cursor, Mapping[str, Pin[ColdSnapshot]]], pa.Table],
+        work: Callable[[Cursor, Mapping[str, Pin[ColdSnapshot]]], pa.Table | Result],
         at: AsOf | None = None,
         bounds: Bounds | None = None,
     ) -> Answer:
-        """Run `work` over one picture of several tables.
+        """Run `work` over one picture of several tables; a `Result` also says what it lacks.
 
         `bounds`: of what it reads of the first, where its answer may be kept.
         """
@@ -288,7 +324,16 @@ class QueryEngine:
         def pinned_work(cursor: Cursor) -> Answer:
             pins = {table: self.pin(table, at) for table in tables}
             read = None if bounds is None else footprint(pins[tables[0]], bounds)
-            return _answer(pins, work(cursor, pins), at, read=read)
+            made = work(cursor, pins)
+            found = made if isinstance(made, Result) else Result(made)
+            return _answer(
+                pins,
+                found.rows,
+                at,
+                truncated=found.truncated,
+                cut_short=found.cut_short,
+                read=read,
+            )
 
         return await self._run(kind, pinned_work, tables)
 
@@ -315,11 +360,16 @@ class QueryEngine:
     ) -> Answer:
         """The last row of each (exchange, symbol); at once where memory alone has them."""
         if at is None and symbols is not None and len(symbols) <= _INLINE_SYMBOLS:
-            with measured("latest"):
+            names = symbols
+
+            def attempt() -> Answer | None:
                 pinned = self.pin(table)
-                rows = latest_hot(pinned, symbols)
-            if rows is not None:
-                return _answer({table: pinned}, rows, None)
+                rows = latest_hot(pinned, names)
+                return None if rows is None else _answer({table: pinned}, rows, None)
+
+            known = _at_once("latest", attempt)
+            if known is not None:
+                return known
 
         def work(cursor: Cursor, pins: Mapping[str, Pin[ColdSnapshot]]) -> pa.Table:
             return latest(cursor, pins[table], self._last_rows[table], symbols)
@@ -370,11 +420,49 @@ def _answer(
     return Answer(
         rows=rows,
         as_of={name: pinned.as_of() for name, pinned in pins.items()},
+        newest_us={name: newest_us(pinned) for name, pinned in pins.items()},
         partial=more.get("cut_short", False) or any(pinned.partial for pinned in pins.values()),
         # A time names another snapshot once an older one has expired; an id does not.
         fixed=at is not None and at.snapshot_id is not None,
         **more,
     )
+
+
+def newest_us(pinned: Pin[ColdSnapshot]) -> int | None:
+    """When the newest row of a pin came, µs; of files alone what they say: its exchange time."""
+    newest = pinned.newest_us()
+    if newest is not None:
+        return newest
+    # Files come latest first, those that do not say their times before all.
+    times = (file.times_us for file in pinned.snapshot.files)
+    return next((known[1] for known in times if known is not None), None)
+
+
+def _at_once(kind: str, attempt: Callable[[], T | None]) -> T | None:
+    """`attempt` on the event loop; None is no query yet, for the same is then asked in the pool."""
+    began_s = time.perf_counter()
+    try:
+        with TRACING.span("k2.query", query_type=kind):
+            found = attempt()
+    except Exception:
+        with measured(kind):
+            raise
+    if found is not None:
+        metrics.QUERIES.labels(kind, "ok").inc()
+        metrics.QUERY_SECONDS.labels(kind).observe(time.perf_counter() - began_s)
+    return found
+
+
+def _tells_time(node: Any) -> bool:
+    """True when a syntax tree has something of `_CLOCK`; a column of such a name counts too."""
+    if isinstance(node, list):
+        return any(map(_tells_time, node))
+    if not isinstance(node, dict):
+        return False
+    names = [node.get("function_name"), *(node.get("column_names") or ())[-1:]]
+    if any(str(name).lower() in _CLOCK for name in names):
+        return True
+    return any(map(_tells_time, node.values()))
 
 
 def _is_quick(query: RecordsQuery) -> bool:

@@ -78,6 +78,18 @@ class Pin(Generic[S]):
                 continue
             yield chunk, sequence
 
+    def newest_us(self) -> int | None:
+        """When the newest row in memory was handed to the log, µs; None: memory has none.
+
+        Of each place one row is looked at: the last, for rows come in the order of their log.
+        """
+        newest = None
+        for hot in self.view.places.values():
+            if hot.chunks:
+                us = hot.chunks[-1].rows["ingestion_timestamp"][-1].value
+                newest = us if newest is None else max(newest, us)
+        return newest
+
     def as_of(self) -> dict[str, Any]:
         """What names the rows this answer could see."""
         vector = self.snapshot.vector

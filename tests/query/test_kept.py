@@ -112,7 +112,7 @@ async def test_a_kept_page_says_the_same(asked: dict[str, object], tmp_path, mon
         assert first["meta"]["files_read"] == 1
         assert second["meta"]["files_read"] == 0
         for body in (first, second):
-            for name in ("correlation_id", "timestamp", "files_read"):
+            for name in ("correlation_id", "timestamp", "files_read", "fresh_ms"):
                 del body["meta"][name]
         assert first == second
         # A late row within the bounds is in the next answer.
