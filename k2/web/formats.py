@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from aiohttp import web
 
 from k2 import metrics
+from k2.clock import SYSTEM_CLOCK
 from k2.errors import InvalidParameter
 from k2.query.cold import Bounds
 from k2.query.encode import JSON_COLUMNS, rows_of
@@ -62,16 +63,18 @@ async def rows_response(
     more: Mapping[str, Any] | None = None,
     max_age_s: int = 0,
     question: Hashable = None,
+    moment: Hashable = None,
 ) -> web.StreamResponse:
     """The rows of an answer. 304 when the client has them already.
 
     `max_age_s`: how long an answer that may still change is good enough; one of a fixed snapshot
-    is good for ever. `question`: what `kept_response` will be asked for.
+    is good for ever. `question`: what `kept_response` will be asked for. `moment`: what the clock
+    made of the question, such as the end of its period.
     """
     shown = chosen(request, format)
     request[ROWS] = found.rows.num_rows
-    headers = _headers(request, found, shown, max_age_s)
-    if _has(request, headers["ETag"]):
+    headers = _headers(request, found, shown, max_age_s, moment)
+    if _has(request, headers):
         return web.Response(status=304, headers=headers)
     facts = {**as_of(found), **(more or {})}
     pages = pagination or {**page(found.rows.num_rows, found.truncated)}
@@ -97,6 +100,7 @@ def kept_response(
     *,
     format: str | None,  # noqa: A002
     max_age_s: int = 0,
+    moment: Hashable = None,
 ) -> web.Response | None:
     """The answer that `rows_response` gave to the same question, if it would be the same again.
 
@@ -115,8 +119,8 @@ def kept_response(
     if kept is None:
         return None
     request[ROWS] = kept.rows
-    headers = _headers(request, seen, "json", max_age_s)
-    if _has(request, headers["ETag"]):
+    headers = _headers(request, seen, "json", max_age_s, moment)
+    if _has(request, headers):
         return web.Response(status=304, headers=headers)
     facts = as_of(replace(seen, files_read=None if kept.files_read is None else 0))
     data = orjson.Fragment(kept.data)
@@ -129,23 +133,30 @@ def hot_response(
     """The same as JSON, of rows that were made JSON before."""
     request[ROWS] = len(found.rows)
     headers = _headers(request, found, "json", max_age_s)
-    if _has(request, headers["ETag"]):
+    if _has(request, headers):
         return web.Response(status=304, headers=headers)
     data = orjson.Fragment(b"[" + b",".join(found.texts(found.rows)) + b"]")
     return answer(request, data, pagination=pagination, more=as_of(found), headers=headers)
 
 
-def _headers(request: web.Request, found: Seen, shown: Format, max_age_s: int) -> dict[str, str]:
-    return {
-        "ETag": etag(request, found, shown),
-        "Vary": "Accept, X-API-Key",
-        **_cache(found, max_age_s),
-    }
+def _headers(
+    request: web.Request, found: Seen, shown: Format, max_age_s: int, moment: Hashable = None
+) -> dict[str, str]:
+    headers = {"Vary": "Accept, X-API-Key", **cache_headers(found, max_age_s)}
+    if not (found.clock or found.cut_short):
+        # What can be seen does not tell two answers apart that lack other rows, or that were made
+        # at other times.
+        headers["ETag"] = etag(request, found, shown, moment)
+    return headers
 
 
 def as_of(found: Seen) -> dict[str, Any]:
-    """What of `meta` says which rows were seen."""
-    facts: dict[str, Any] = {"as_of": found.as_of, "partial": found.partial}
+    """What of `meta` says which rows were seen, and how fresh they are."""
+    facts: dict[str, Any] = {
+        "as_of": found.as_of,
+        "fresh_ms": _fresh_ms(found),
+        "partial": found.partial,
+    }
     if found.cut_short:
         facts["cut_short"] = "deadline"
     if found.files_read is not None:
@@ -153,25 +164,35 @@ def as_of(found: Seen) -> dict[str, Any]:
     return facts
 
 
-def etag(request: web.Request, found: Seen, shown: str) -> str:
+def _fresh_ms(found: Seen) -> dict[str, int | None]:
+    """By table: how long ago the newest row came; not below 0, for an exchange's clock may lead."""
+    now_us = SYSTEM_CLOCK.now_us()
+    return {
+        name: None if us is None else max(0, (now_us - us) // 1_000)
+        for name, us in found.newest_us.items()
+    }
+
+
+def etag(request: web.Request, found: Seen, shown: str, moment: Hashable = None) -> str:
     """Changes with the question, the rows it could see, and the format."""
-    seen = orjson.dumps(
-        [request.path, sorted(request.query.items()), shown, found.as_of, found.partial]
-    )
+    asked = [request.path, sorted(request.query.items()), shown, moment]
+    seen = orjson.dumps([*asked, found.as_of, found.partial], default=str)
     return f'"{hashlib.sha256(seen).hexdigest()[:24]}"'
 
 
-def _cache(found: Seen, max_age_s: int) -> dict[str, str]:
-    if found.partial:
+def cache_headers(found: Seen, max_age_s: int) -> dict[str, str]:
+    """How long an answer is good for whoever has it."""
+    if found.partial or found.clock:
         return {"Cache-Control": "no-store"}
     if found.fixed:
         return {"Cache-Control": "private, max-age=86400, immutable"}
     return {"Cache-Control": f"private, max-age={max_age_s}" if max_age_s else "private, no-cache"}
 
 
-def _has(request: web.Request, tag: str) -> bool:
+def _has(request: web.Request, headers: Mapping[str, str]) -> bool:
     known = request.headers.get("If-None-Match", "")
-    return request.method == "GET" and tag in (part.strip() for part in known.split(","))
+    parts = [part.strip() for part in known.split(",")]
+    return request.method == "GET" and headers.get("ETag") in parts
 
 
 async def encoded(rows: pa.Table) -> orjson.Fragment:
@@ -197,6 +218,7 @@ def _facts(found: Answer, name: str, shown: str, pages: Mapping[str, Any]) -> di
         "Content-Disposition": f'attachment; filename="{name}_{stamp}.{_SUFFIX[shown]}"',
         "X-Record-Count": str(found.rows.num_rows),
         "X-K2-As-Of": orjson.dumps(found.as_of).decode(),
+        "X-K2-Fresh-Ms": orjson.dumps(_fresh_ms(found)).decode(),
         "X-K2-Partial": str(found.partial).lower(),
     }
     if pages.get("next_cursor"):

@@ -52,14 +52,28 @@ class Travels(Formatted):
         return None if self.as_of is None else AsOf(time_ms=self.as_of // 1_000)
 
 
-class TravelsInTime(Formatted):
-    """A read of several tables as of one time; a snapshot id belongs to one table only."""
+class InTime(Request):
+    """A read of the lake as of one time."""
 
     as_of: TimeUs | None = Field(None, description="The lake as it was then; no hot rows")
 
     @property
     def at(self) -> AsOf | None:
         return None if self.as_of is None else AsOf(time_ms=self.as_of // 1_000)
+
+
+class TravelsInTime(InTime, Formatted):
+    """A read of several tables as of one time; a snapshot id belongs to one table only."""
+
+
+class Conditions(Request):
+    """A read of what makes a price."""
+
+    exclude_conditions: Names | None = Field(
+        None,
+        description="Trades with one of these conditions do not count; "
+        "K2_CANDLES_EXCLUDE_CONDITIONS when left out",
+    )
 
 
 class Period(Request):
@@ -136,7 +150,7 @@ class SnapshotQuery(Formatted, Period):
     offset: whole(0, MAX_QUERY_LIMIT) = 0  # type: ignore[valid-type]
 
 
-class SymbolsRequest(TravelsInTime):
+class SymbolsRequest(Travels):
     """GET /v1/symbols."""
 
     exchange: Name | None = None
@@ -177,7 +191,7 @@ class SnapshotsRequest(Request):
     limit: whole(1, 100) = 10  # type: ignore[valid-type]
 
 
-class SummaryRequest(Travels):
+class SummaryRequest(Travels, Conditions):
     """GET /v1/summary/{symbol}/{date}."""
 
     symbol: Name
@@ -185,34 +199,30 @@ class SummaryRequest(Travels):
     exchange: Name | None = None
 
 
-class CandlesRequest(Travels, Period):
-    """GET /v1/ohlcv/{timeframe}."""
-
-    timeframe: Timeframe
-    symbol: Name
-    exchange: Name | None = None
-    limit: whole(1, MAX_LIMIT) = 1_000  # type: ignore[valid-type]
-    exclude_conditions: Names | None = Field(
-        None,
-        description="Trades with one of these conditions do not count; "
-        "K2_CANDLES_EXCLUDE_CONDITIONS when left out",
-    )
-    fill: Literal["forward"] | None = Field(
-        None, description="Also windows without trades: the close before, no volume"
-    )
-
-
-class CandlesBatchItem(Period):
+class CandlesBatchItem(Period, Conditions):
     """One series of POST /v1/ohlcv/batch."""
 
     timeframe: Timeframe
     symbol: Name
     exchange: Name | None = None
     limit: whole(1, MAX_LIMIT) = 1_000  # type: ignore[valid-type]
+    fill: Literal["forward"] | None = Field(
+        None, description="Also windows without trades: the close before, no volume"
+    )
+
+    @property
+    def key(self) -> str:
+        """The name of the series among those of its batch."""
+        parts = (self.timeframe, self.symbol, self.exchange)
+        return "_".join(part for part in parts if part is not None)
 
 
-class CandlesBatch(Request):
-    """POST /v1/ohlcv/batch."""
+class CandlesRequest(Travels, CandlesBatchItem):
+    """GET /v1/ohlcv/{timeframe}."""
+
+
+class CandlesBatch(InTime):
+    """POST /v1/ohlcv/batch: series of different timeframe, symbol or exchange."""
 
     requests: list[CandlesBatchItem] = Field(min_length=1, max_length=5)
 
@@ -223,7 +233,7 @@ class CandlesHealth(Request):
     symbol: Name | None = None
 
 
-class AggregationsRequest(TravelsInTime):
+class AggregationsRequest(Travels, Conditions):
     """POST /v1/aggregations. `levels`: of the volume profile."""
 
     symbols: Names

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+from collections import Counter
 from dataclasses import replace
-from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 from aiohttp import web
 
-from k2.candles.fill import filled_forward
 from k2.clock import SYSTEM_CLOCK
 from k2.errors import InvalidParameter, K2Error, NotFoundError
-from k2.query.asked import RecordsQuery
-from k2.query.candle_rows import CandleRows
-from k2.query.candles import AGGREGATES, PROFILE, SUMMARY, Intervals
-from k2.query.cold import Bounds
+from k2.query.candle_rows import CandleRows, FilledRows
+from k2.query.candles import SUMMARY, Aggregates, Intervals
 from k2.query.encode import rows_of
 from k2.query.engine import Answer
 from k2.query.lake_table import AsOf
@@ -25,13 +22,14 @@ from k2.timeframes import FRAMES_US
 from k2.times import DAY_US
 from k2.web.context import CONTEXT
 from k2.web.envelope import ROWS, answer, page
-from k2.web.formats import as_of, chosen, encoded, kept_response, rows_response
+from k2.web.formats import as_of, cache_headers, chosen, encoded, kept_response, rows_response
 from k2.web.models import (
     AggregationsRequest,
     CandlesBatch,
     CandlesBatchItem,
     CandlesHealth,
     CandlesRequest,
+    Conditions,
     SummaryRequest,
 )
 
@@ -48,15 +46,6 @@ _METRIC_COLUMNS: Final = {
     "vwap": ("vwap",),
     "twap": ("twap",),
 }
-_EXACT: Final = pa.decimal128(28, 10)
-_LEVEL: Final = pa.schema(
-    [
-        ("price_low", _EXACT),
-        ("price_high", _EXACT),
-        ("volume", pa.decimal128(38, 10)),
-        ("trade_count", pa.int64()),
-    ]
-)
 
 
 async def summary(request: web.Request, given: SummaryRequest) -> web.StreamResponse:
@@ -67,9 +56,17 @@ async def summary(request: web.Request, given: SummaryRequest) -> web.StreamResp
         raise InvalidParameter("date", given.date, "a day such as 2024-08-08") from exc
     start_us = int(day.timestamp()) * 1_000_000
     asked = Intervals(
-        frozenset((given.symbol,)), DAY_US, start_us, start_us + DAY_US, given.exchange
+        frozenset((given.symbol,)),
+        DAY_US,
+        start_us,
+        start_us + DAY_US,
+        given.exchange,
+        _excluded(request, given),
     )
-    found = await _run(request, "summary", SUMMARY, asked, 1, given.at)
+    queries = request.config_dict[CONTEXT].queries
+    found = await queries.fixed(
+        "summary", SUMMARY, asked.values, {"trades": asked.bounds}, limit=1, at=given.at
+    )
     if not found.rows.num_rows:
         raise NotFoundError(f"{given.symbol} has no trades on {given.date}")
     if chosen(request, given.format) != "json":
@@ -77,70 +74,60 @@ async def summary(request: web.Request, given: SummaryRequest) -> web.StreamResp
     request[ROWS] = 1
     (row,) = rows_of(found.rows)
     over = start_us + DAY_US < SYSTEM_CLOCK.now_us()
-    headers = {"Cache-Control": f"private, max-age={60 if over else 5}"}
+    headers = cache_headers(found, 60 if over else 5)
     return answer(request, {"date": given.date, **row}, more=as_of(found), headers=headers)
 
 
 async def candles(request: web.Request, given: CandlesRequest) -> web.StreamResponse:
     """GET /v1/ohlcv/{timeframe}: the newest candles; windows without trades are absent."""
-    start_us, end_us = await _period(request, given, given.at)
-    work = _candle_rows(request, given, start_us, end_us, given.exclude_conditions)
+    period = await _period(request, given, given.at)
+    work = _candle_rows(request, given, period)
     max_age_s = 0 if given.end_time is None else 5
     same = work if given.at is None and given.fill is None else None
     if same is not None:
         known = kept_response(
-            request, "trades", work.bounds, same, format=given.format, max_age_s=max_age_s
-        )
+            request, "trades", work.bounds, same, format=given.format, max_age_s=max_age_s,
+            moment=period,
+        )  # fmt: skip
         if known is not None:
             return known
-    found = await _candles(request, work, given.at)
+    found = await _candles(request, given, work, period, given.at)
     rows = found.rows
-    if given.fill is not None:
-        rows = await _filled(request, given, rows, start_us, end_us)
     if not rows.num_rows:
         raise NotFoundError(
             f"{given.symbol} has no trades in this period; without start_time it is `limit` "
             "windows long"
         )
-    more = rows.num_rows > given.limit or found.rows.num_rows > given.limit
-    shown = replace(found, rows=rows.slice(0, given.limit))
+    # What is filled, or ends with the clock, goes on while its snapshot stays as it is.
+    fixed = found.fixed and period.end_us == period.until_us
+    shown = replace(found, rows=rows.slice(0, given.limit), fixed=fixed)
     return await rows_response(
         request, shown, name=f"ohlcv_{given.timeframe}", format=given.format,
-        pagination=page(given.limit, more), max_age_s=max_age_s, question=same,
+        pagination=page(given.limit, rows.num_rows > given.limit), max_age_s=max_age_s,
+        question=same, moment=period,
     )  # fmt: skip
 
 
-async def _filled(
-    request: web.Request, given: CandlesRequest, rows: pa.Table, start_us: int, end_us: int
-) -> pa.Table:
-    """Every window of the period, but not of the future, from the price in force on."""
-    queries = request.config_dict[CONTEXT].queries
-    step_us = FRAMES_US[given.timeframe]
-    begin_us = start_us - start_us % step_us
-    before: dict[str, Decimal] = {}
-    for exchange in set(rows["exchange"].to_pylist()) or {given.exchange}:
-        query = RecordsQuery(
-            symbols=frozenset((given.symbol,)),
-            exchanges=None if exchange is None else frozenset((exchange,)),
-            end_us=begin_us,
-            limit=1,
-        )
-        for row in (await queries.records("trades", query, given.at)).rows.to_pylist():
-            before[row["exchange"]] = row["price"]
-    stop_us = min(end_us, SYSTEM_CLOCK.now_us())
-    return await asyncio.to_thread(
-        filled_forward, rows, given.symbol, before, step_us, begin_us, stop_us, given.limit + 1
-    )
+class _Period(NamedTuple):
+    """µs, `end` exclusive. `until_us`: the end, or the next whole minute where that is earlier."""
+
+    start_us: int
+    end_us: int
+    until_us: int
 
 
-async def _period(
-    request: web.Request, given: CandlesRequest | CandlesBatchItem, at: AsOf | None = None
-) -> tuple[int, int]:
-    """What is asked for, else `limit` windows up to now or the last trade; µs."""
+async def _period(request: web.Request, given: CandlesBatchItem, at: AsOf | None = None) -> _Period:
+    """What is asked for, else `limit` windows up to now or the last trade.
+
+    Of the clock whole minutes are taken, which windows begin at: within one the question stays the
+    same, and so does its answer until a trade comes.
+    """
     interval_us = FRAMES_US[given.timeframe]
+    now_us = SYSTEM_CLOCK.now_us()
+    minute_us = now_us - now_us % _MINUTE_US + _MINUTE_US
     end_us = given.end_time
     if end_us is None:
-        end_us = SYSTEM_CLOCK.now_us() + _MINUTE_US
+        end_us = minute_us + _MINUTE_US
         if given.start_time is None:
             end_us = await _last_trade_us(request, given.symbol, at) or end_us
     start_us = given.start_time
@@ -149,28 +136,41 @@ async def _period(
         start_us = max(0, end_us - end_us % interval_us - given.limit * interval_us)
     if start_us >= end_us:
         start_us = max(0, end_us - 1)
-    return start_us, end_us
+    return _Period(start_us, end_us, min(end_us, minute_us))
 
 
-def _candle_rows(
-    request: web.Request,
-    given: CandlesRequest | CandlesBatchItem,
-    start_us: int,
-    end_us: int,
-    exclude: frozenset[str] | None = None,
-) -> CandleRows:
-    interval_us = FRAMES_US[given.timeframe]
-    if exclude is None:
-        exclude = request.config_dict[CONTEXT].exclude_conditions
+def _candle_rows(request: web.Request, given: CandlesBatchItem, period: _Period) -> CandleRows:
     asked = Intervals(
-        frozenset((given.symbol,)), interval_us, start_us, end_us, given.exchange, exclude or None
+        frozenset((given.symbol,)),
+        FRAMES_US[given.timeframe],
+        period.start_us,
+        period.end_us,
+        given.exchange,
+        _excluded(request, given),
     )
     return CandleRows(asked, given.limit + 1)
 
 
-async def _candles(request: web.Request, work: CandleRows, at: AsOf | None = None) -> Answer:
+def _excluded(request: web.Request, given: Conditions) -> frozenset[str] | None:
+    """Conditions of trades that make no price: those asked for, else those of the settings."""
+    exclude = given.exclude_conditions
+    if exclude is None:
+        exclude = request.config_dict[CONTEXT].exclude_conditions
+    return exclude or None
+
+
+async def _candles(
+    request: web.Request,
+    given: CandlesBatchItem,
+    work: CandleRows,
+    period: _Period,
+    at: AsOf | None,
+) -> Answer:
     queries = request.config_dict[CONTEXT].queries
-    return await queries.call("ohlcv", ("trades",), work, at, work.bounds)
+    if given.fill is None:
+        return await queries.call("ohlcv", ("trades",), work, at, work.bounds)
+    filled = FilledRows(work, given.symbol, period.until_us)
+    return await queries.call("ohlcv", ("trades",), filled, at)
 
 
 async def _last_trade_us(request: web.Request, symbol: str, at: AsOf | None) -> int | None:
@@ -186,18 +186,21 @@ async def batch(request: web.Request, given: CandlesBatch) -> web.StreamResponse
     total = sum(item.limit for item in given.requests)
     if total > _BATCH_ROWS:
         raise InvalidParameter("limit", total, f"limits that add up to at most {_BATCH_ROWS}")
+    twice = [name for name, n in Counter(item.key for item in given.requests).items() if n > 1]
+    if twice:
+        raise InvalidParameter(
+            "requests", twice[0], "series of another timeframe, symbol or exchange each"
+        )
     found = await asyncio.gather(
-        *(_series(request, item) for item in given.requests), return_exceptions=True
+        *(_series(request, item, given.at) for item in given.requests), return_exceptions=True
     )
-    data: dict[str, Any] = {}
-    for item, one in zip(given.requests, found, strict=True):
-        name = f"{item.timeframe}_{item.symbol}" + (f"_{item.exchange}" if item.exchange else "")
-        data[name] = await _outcome(item, one)
-    return answer(request, data)
+    outcomes = zip(given.requests, found, strict=True)
+    return answer(request, {item.key: await _outcome(item, one) for item, one in outcomes})
 
 
-async def _series(request: web.Request, item: CandlesBatchItem) -> Answer:
-    return await _candles(request, _candle_rows(request, item, *await _period(request, item)))
+async def _series(request: web.Request, item: CandlesBatchItem, at: AsOf | None) -> Answer:
+    period = await _period(request, item, at)
+    return await _candles(request, item, _candle_rows(request, item, period), period, at)
 
 
 async def _outcome(item: CandlesBatchItem, found: Answer | BaseException) -> dict[str, Any]:
@@ -242,18 +245,24 @@ def _freshness(age_minutes: float | None, most: int) -> str:
 async def aggregations(request: web.Request, given: AggregationsRequest) -> web.StreamResponse:
     """POST /v1/aggregations: several figures over intervals of several symbols, in one scan."""
     interval_us = FRAMES_US[_INTERVALS[given.interval]]
-    asked = Intervals(given.symbols, interval_us, given.start_time, given.end_time, given.exchange)
-    found = await _run(request, "aggregations", AGGREGATES, asked, given.limit, given.at)
-    rows = found.rows
+    asked = Intervals(
+        given.symbols,
+        interval_us,
+        given.start_time,
+        given.end_time,
+        given.exchange,
+        _excluded(request, given),
+    )
+    levels = given.levels if "volume_profile" in given.metrics else None
+    queries = request.config_dict[CONTEXT].queries
+    found = await queries.call(
+        "aggregations", ("trades",), Aggregates(asked, given.limit, levels), given.at
+    )
     wanted = [name for metric in given.metrics for name in _METRIC_COLUMNS.get(metric, ())]
     keys = ["symbol", "exchange", "interval_start", "interval_end"]
-    rows = rows.select([*keys, *dict.fromkeys(wanted)])
-    if "volume_profile" in given.metrics:
-        profile = await _run(
-            request, "aggregations", PROFILE, asked, 100 * given.limit, given.at,
-            [given.levels] * 4,
-        )  # fmt: skip
-        rows = await asyncio.to_thread(_with_profile, rows, profile.rows)
+    rows = found.rows.select([*keys, *dict.fromkeys(wanted)])
+    if levels is not None:
+        rows = rows.append_column("volume_profile", found.rows["volume_profile"])
     facts = {
         "request_summary": {
             "symbols": sorted(given.symbols),
@@ -266,32 +275,3 @@ async def aggregations(request: web.Request, given: AggregationsRequest) -> web.
         request, replace(found, rows=rows), name="aggregations", format=given.format,
         pagination=page(given.limit, found.truncated), more=facts,
     )  # fmt: skip
-
-
-def _with_profile(rows: pa.Table, profile: pa.Table) -> pa.Table:
-    """The levels of each interval as one list column."""
-    key = ("symbol", "exchange", "interval_start")
-    levels: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in profile.to_pylist():
-        place = tuple(row[name] for name in key)
-        shown = {name: row[name] for name in _LEVEL.names}
-        levels.setdefault(place, []).append(shown)
-    columns = [rows[name].to_pylist() for name in key]
-    lists = [levels.get(place, []) for place in zip(*columns, strict=True)]
-    return rows.append_column("volume_profile", pa.array(lists, pa.list_(pa.struct(list(_LEVEL)))))
-
-
-async def _run(
-    request: web.Request,
-    kind: str,
-    text: str,
-    asked: Intervals,
-    limit: int,
-    at: AsOf | None,
-    values: list[Any] | None = None,
-) -> Answer:
-    bounds = {"trades": Bounds(asked.symbols, asked.start_us, asked.end_us)}
-    queries = request.config_dict[CONTEXT].queries
-    return await queries.fixed(
-        kind, text, [*asked.values, *(values or ())], bounds, limit=limit, at=at
-    )

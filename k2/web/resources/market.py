@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
+import pyarrow as pa
 from aiohttp import web
 
 from k2.query.asked import RecordsQuery
@@ -14,8 +17,12 @@ from k2.query.engine import Answer
 from k2.query.enrich import DESCRIBED
 from k2.web.context import CONTEXT
 from k2.web.envelope import ROWS, answer, page
-from k2.web.formats import as_of, chosen, chosen_columns, rows_response
+from k2.web.formats import as_of, cache_headers, chosen, chosen_columns, rows_response
 from k2.web.models import AsofRequest, LatestRequest, SymbolsRequest
+
+_PAIR: Final = ("symbol", "exchange")
+#: What the last rows of a pair are called, in the order of their tables.
+_KINDS: Final = ("trade", "quote")
 
 
 async def symbols(request: web.Request, given: SymbolsRequest) -> web.StreamResponse:
@@ -28,8 +35,7 @@ async def symbols(request: web.Request, given: SymbolsRequest) -> web.StreamResp
         return await rows_response(request, found, name="symbols", format=given.format)
     names = sorted(set(found.rows["symbol"].to_pylist()))
     request[ROWS] = len(names)
-    headers = {"Cache-Control": "private, max-age=5"}
-    return answer(request, names, more=as_of(found), headers=headers)
+    return answer(request, names, more=as_of(found), headers=cache_headers(found, 5))
 
 
 async def _described(
@@ -40,12 +46,15 @@ async def _described(
     facts = DESCRIBED if context.enrichment else ()
     columns = chosen_columns(fields, found.rows.column_names, facts)
     wanted = [name for name in columns if name in facts]
+    # Whole seconds: within one the answer is the same until something is loaded.
+    at_us = given.as_of or context.now_us() // 1_000_000 * 1_000_000
     if context.enrichment is not None and wanted:
-        at_us = given.as_of or context.now_us()
         rows, seen = await context.enrichment.describe(found.rows, wanted, at_us)
         found = replace(found, rows=rows, as_of={**found.as_of, "instruments": seen}, fixed=False)
     shown = replace(found, rows=found.rows.select(columns))
-    return await rows_response(request, shown, name="symbols", format=given.format)
+    return await rows_response(
+        request, shown, name="symbols", format=given.format, moment=at_us if wanted else None
+    )
 
 
 async def latest(request: web.Request, given: LatestRequest) -> web.StreamResponse:
@@ -57,18 +66,57 @@ async def latest(request: web.Request, given: LatestRequest) -> web.StreamRespon
     )
     if len(found) == 1:
         return await rows_response(request, found[0], name="latest", format=given.format)
+    if chosen(request, given.format) != "json":
+        flat = _together(found, _flat(found))
+        return await rows_response(request, flat, name="latest", format=given.format)
     both: dict[tuple[str, str], dict[str, object]] = {}
-    for table, one in zip(("trade", "quote"), found, strict=True):
+    for table, one in zip(_KINDS, found, strict=True):
         for row in await asyncio.to_thread(rows_of, one.rows, parse_json=JSON_COLUMNS):
             pair = (row["symbol"], row["exchange"])
             blank = {"symbol": pair[0], "exchange": pair[1], "trade": None, "quote": None}
             both.setdefault(pair, blank)[table] = row
     rows = [both[pair] for pair in sorted(both)]
     request[ROWS] = len(rows)
-    seen = {**found[0].as_of, **found[1].as_of}
-    facts = {"as_of": seen, "partial": any(one.partial for one in found)}
-    headers = {"Cache-Control": "private, no-cache"}
-    return answer(request, rows, pagination=page(len(rows), False), more=facts, headers=headers)
+    whole = _together(found, found[0].rows)
+    return answer(
+        request,
+        rows,
+        pagination=page(len(rows), False),
+        more=as_of(whole),
+        headers=cache_headers(whole, 0),
+    )
+
+
+def _together(found: Sequence[Answer], rows: pa.Table) -> Answer:
+    """`rows`, and what they are when they were made of all of `found`."""
+    return Answer(
+        rows=rows,
+        as_of={name: seen for one in found for name, seen in one.as_of.items()},
+        newest_us={name: us for one in found for name, us in one.newest_us.items()},
+        partial=any(one.partial for one in found),
+        cut_short=any(one.cut_short for one in found),
+    )
+
+
+def _flat(found: Sequence[Answer]) -> pa.Table:
+    """One row per symbol and exchange: columns `trade_…` and `quote_…`, null where there is none.
+
+    Arrow's own join does not take the list of a trade's conditions.
+    """
+    places = [
+        {tuple(keys.values()): at for at, keys in enumerate(one.rows.select(_PAIR).to_pylist())}
+        for one in found
+    ]
+    pairs = sorted({pair for known in places for pair in known})
+    made = {
+        name: pa.array([pair[at] for pair in pairs], pa.string()) for at, name in enumerate(_PAIR)
+    }
+    for kind, one, known in zip(_KINDS, found, places, strict=True):
+        rows = one.rows.take(pa.array([known.get(pair) for pair in pairs], pa.int64()))
+        for name in rows.column_names:
+            if name not in _PAIR:
+                made[f"{kind}_{name}"] = rows[name]
+    return pa.table(made)
 
 
 async def asof(request: web.Request, given: AsofRequest) -> web.StreamResponse:
