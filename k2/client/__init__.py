@@ -1,6 +1,7 @@
 """An async client of K2's HTTP interface: typed, answers as Arrow tables."""
 
 from k2.client.client import K2Client
+from k2.client.figures import Series
 from k2.client.rows import Rows
 from k2.errors import (
     ApiAccessError,
@@ -20,4 +21,5 @@ __all__ = [
     "ApiUnreachableError",
     "K2Client",
     "Rows",
+    "Series",
 ]

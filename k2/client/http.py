@@ -89,6 +89,11 @@ class Http:
         body: dict[str, Any] = orjson.loads(raw)
         return body
 
+    async def facts(self, path: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What an answer without rows says. Raises `ApiError`."""
+        found: dict[str, Any] = (await self.json("GET", path, given or {}))["data"]
+        return found
+
     async def rows(self, method: str, path: str, given: Mapping[str, Any]) -> Rows:
         """An answer with rows, sent as an Arrow stream. Raises `ApiError`."""
         raw, headers = await self._ask(method, path, given, "application/vnd.apache.arrow.stream")
@@ -99,6 +104,23 @@ class Http:
             headers.get("X-K2-Partial") == "true",
             headers.get("X-Next-Cursor"),
         )
+
+    async def listed(self, method: str, path: str, given: Mapping[str, Any]) -> Rows:
+        """Rows of an endpoint that has them in JSON only."""
+        body = await self.json(method, path, given)
+        meta = body["meta"]
+        table = pa.Table.from_pylist(body["data"])
+        return Rows(table, meta.get("as_of", {}), meta.get("partial", False))
+
+    async def paged(self, method: str, path: str, given: Mapping[str, Any]) -> AsyncIterator[Rows]:
+        """Every page, each where the one before ended. Raises `ApiError`."""
+        cursor: str | None = None
+        while True:
+            page = await self.rows(method, path, {**given, "cursor": cursor})
+            yield page
+            cursor = page.next_cursor
+            if cursor is None:
+                return
 
     async def events(self, path: str, given: Mapping[str, Any]) -> AsyncIterator[tuple[str, bytes]]:
         """(name, data) of server-sent events, until the server ends them. Raises `ApiError`."""
@@ -168,6 +190,8 @@ def _plain(value: Any) -> Any:
         return value.astimezone(dt.UTC).isoformat()
     if isinstance(value, Decimal):
         return format(value, "f")
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items() if one is not None}
     if isinstance(value, set | frozenset | tuple | list):
         return [_plain(one) for one in value]
     return value
