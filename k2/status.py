@@ -122,6 +122,15 @@ class StatusBoard:
         self._note_activity()
 
     @property
+    def waiting(self) -> int:
+        """Messages received and not judged: in sessions, on their way to the log, and in it.
+
+        A feed above what the sessions can take waits before the log, where its lag does not show.
+        """
+        source = self._worker.source
+        return self.lag + source.queued + source.records_in_flight
+
+    @property
     def overrun(self) -> bool:
         """True when shedding is not enough: this worker's sessions must not take all the time."""
         settings = self._worker.settings.degradation

@@ -166,7 +166,7 @@ class Worker:
             self.settings.degradation,
             self._tables.degradation,
             self.app.topic(DEGRADATION_CONTROL, value_serializer="json").send,
-            lambda: self.status.lag,
+            lambda: self.status.waiting,
             self.clock,
             worker_id=f"{socket.gethostname()}-{os.getpid()}",
             announce=self.app.topic(DEGRADATION_EVENTS, value_serializer="json").send,
