@@ -10,6 +10,7 @@ from k2.lake.tables import TRADES
 from k2.lake.vector import Vector
 from k2.query.chunk import Chunk
 from k2.query.last_row import last_of_each
+from k2.query.seam import Pin
 from k2.query.tail import CHUNK_ROWS, Tail
 from tests.query.rows import EPOCH, OTHER_EPOCH, T0_US, batch, place, rows, upto
 
@@ -22,6 +23,10 @@ def add(tail: Tail, first: int, count: int, *, partition: int = 0, now_s: float 
     tail.add(where, batch(table), last=first + count - 1, now_s=now_s)
 
 
+class Newest:
+    snapshot_id, vector, cost = 1, Vector({place(): upto(99)}), 0
+
+
 @pytest.fixture
 def tail() -> Tail:
     made = Tail(TRADES.arrow_schema)
@@ -31,6 +36,15 @@ def tail() -> Tail:
 
 def held(tail: Tail, vector: Vector) -> list[int]:
     return sorted(tail.view().rows_above(vector)["platform_sequence"].to_pylist())
+
+
+def test_the_newest_row_is_the_last_of_a_place(tail: Tail) -> None:
+    assert Pin(Newest, tail.view(), partial=False).newest_us() is None
+    add(tail, 0, 10)
+    add(tail, 10, 5, now_s=100.0)
+    add(tail, 0, 30, partition=2)
+    # Rows that the lake has are seen as well as those above it.
+    assert Pin(Newest, tail.view(), partial=False).newest_us() == T0_US + 29
 
 
 def test_rows_above_a_vector(tail: Tail) -> None:

@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from k2.cli.main import cli
-from k2.errors import ConfigError
+from k2.client.rows import Rows
+from k2.errors import ConfigError, LakeError
 from k2.exchange.capture import read_capture
 from k2.replay.pace import Pace, speed_of
-from k2.replay.records import Record, merged
+from k2.replay.records import Record, merged, records
 from k2.sources.binance import BinanceMapper
 from k2.testing.clock import ManualClock
 from k2.testing.kafka import KafkaServer
@@ -51,6 +52,19 @@ async def test_ordered_series_become_one(parts: list[list[tuple[int, int]]]) -> 
     made = [[record(*key) for key in sorted(part)] for part in parts]
     found = [one.key async for one in merged([series(part) for part in made])]
     assert found == sorted(key for part in parts for key in part)
+
+
+async def test_a_batch_with_rows_missing_ends_the_replay_loudly() -> None:
+    whole = rows(range(3), [T0_US, T0_US + 1, T0_US + 2])
+
+    async def batches() -> AsyncIterator[Rows]:
+        yield Rows(whole, next_cursor="there is more")
+        yield Rows(whole.slice(0, 1), partial=True)
+
+    source = records("trade", batches())
+    assert [(await anext(source)).row["platform_sequence"] for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(LakeError, match="cut short after 3 records"):
+        await anext(source)
 
 
 async def test_records_keep_the_distances_of_their_times() -> None:
