@@ -118,6 +118,10 @@ class Lakehouse:
             for name, table in self.pinned.items()
         }
 
+    def files(self) -> dict[str, int]:
+        """Data files per table, likewise."""
+        return {name: len(table.snapshots()[0].files) for name, table in self.pinned.items()}
+
     def give_up(self) -> None:
         """Have the writers try nothing again: a lake that is away must not keep the process."""
         for writer in self.writers.values():

@@ -14,7 +14,7 @@ from faust.types import TP
 
 from k2 import __version__, metrics
 from k2.breaker import State
-from k2.degradation.levels import Level
+from k2.degradation.levels import MEANING, Level
 from k2.errors import K2Error
 from k2.lake.tables import TABLES
 from k2.web.context import Check, Health, RequestDone
@@ -232,7 +232,12 @@ class StatusBoard:
             "ready": worker.ready,
             "drained": worker.ready and self.drained,
             "lag": self.lag,
-            "degradation": {"level": int(level), "name": level.name, **worker.control.facts()},
+            "degradation": {
+                "level": int(level),
+                "name": level.name,
+                "meaning": MEANING[level],
+                **worker.control.facts(),
+            },
             "source": {
                 "frames": source.frames,
                 "trades": source.trades,
@@ -272,6 +277,7 @@ class StatusBoard:
             },
             "candles": self._candles(),
             "lake": worker.lake.rows(),
+            "lake_files": worker.lake.files(),
             "freshness_ms": worker.hot.freshness.percentiles_ms(),
             "symbols": worker.hot.freshness.symbols(),
             "quality": worker.hot.quality.report(),

@@ -22,6 +22,15 @@ class Level(IntEnum):
     CIRCUIT_BREAK = 4
 
 
+#: What each level does, for people.
+MEANING: Final = {
+    Level.NORMAL: "nothing is put off",
+    Level.SOFT: "answers come without what instruments are",
+    Level.GRACEFUL: "records of tier 3 are put off",
+    Level.AGGRESSIVE: "records of tiers 2 and 3 are put off",
+    Level.CIRCUIT_BREAK: "all records are put off, and queries are refused",
+}
+
 #: The last tier each level lets through.
 TIERS_KEPT: Final = {
     Level.NORMAL: 3,

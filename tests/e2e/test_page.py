@@ -23,7 +23,16 @@ LIVE = 'document.querySelector("#link").textContent === "live"'
 CANDLES = 'document.querySelectorAll("#chart rect").length'
 SHOWN = 'document.querySelector("#chart-symbol").textContent'
 SEEN = '[document.querySelector("#chart-price").textContent, Date.now()]'
+GAPS = 'document.querySelector("#gaps-count").textContent'
+BANNER = 'document.querySelector("#shedding")'
 FRAMES = 'document.querySelector("#feeds td.n")?.textContent'
+
+
+async def hold(stack: Stack, level: str) -> None:
+    """Hold a level by hand for a minute."""
+    body = {"level": level, "minutes": 1, "reason": "a test"}
+    status, answer = await stack.request("POST", "/v1/degradation", json=body)
+    assert status == 200, answer
 
 
 async def shot(page: chromium.Page, name: str) -> None:
@@ -74,7 +83,13 @@ async def test_page_shows_what_happens_and_survives_a_restart(tmp_path: Path) ->
             before = await page.value(PRICE)
             await page.until(f"{PRICE} !== {before!r}", timeout_s=10)
             await eventually_shown_in_time(stack, page)
+            await page.until(f'{GAPS} === "0"')
+            assert await page.value(f"{BANNER}.hidden"), "at NORMAL there is nothing to say"
             await shot(page, "light")
+            await hold(stack, "GRACEFUL")
+            await page.until(f'{BANNER}.textContent.includes("tier 3")')
+            assert not await page.value(f"{BANNER}.hidden")
+            await shot(page, "shedding")
             assert page.errors == []
 
             await page.value("document.querySelector('button[data-symbol=\"ETHUSDT\"]').focus()")
@@ -98,6 +113,8 @@ async def test_page_shows_what_happens_and_survives_a_restart(tmp_path: Path) ->
             await page.until(LIVE)
             frames = await page.until(FRAMES)
             await page.until(f"{FRAMES} !== {frames!r}")
+            # That nobody answered meanwhile the browser itself noted; from here on all is well.
+            page.errors.clear()
 
             await page.call(
                 "Emulation.setEmulatedMedia",
@@ -115,6 +132,11 @@ async def test_page_shows_what_happens_and_survives_a_restart(tmp_path: Path) ->
             back = "getComputedStyle(document.body).backgroundColor"
             assert await page.value(back) == "rgb(17, 20, 24)"
             await shot(page, "phone-dark")
+            await page.call("Emulation.setEmulatedMedia", features=[])
+            await page.until(f'{back} === "rgb(247, 248, 250)"')
+            assert await page.value("document.documentElement.scrollWidth") <= 390
+            await shot(page, "phone-light")
+            assert page.errors == []
         assert await stack.stop_worker() == 0
 
 

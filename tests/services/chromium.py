@@ -36,6 +36,9 @@ class Page:
                 self._answers.pop(content["id"]).set_result(content)
             elif content["method"] == "Runtime.exceptionThrown":
                 self.errors.append(str(content["params"]["exceptionDetails"]))
+            elif content["method"] == "Runtime.consoleAPICalled":
+                if content["params"]["type"] in ("error", "assert"):
+                    self.errors.append(str(content["params"]["args"]))
             elif content["method"] == "Log.entryAdded":
                 entry = content["params"]["entry"]
                 if entry["level"] == "error":

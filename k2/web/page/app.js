@@ -2,6 +2,8 @@
 // network is only ever set as text, never as markup.
 const EVERY_MS = 1000;
 const CANDLES = 60;
+const GAPS = 100;
+const GAPS_EVERY_MS = 5000;
 // The stream sends something every 10 s; who says nothing for longer is gone.
 const SILENT_MS = 25000;
 const $ = (id) => document.getElementById(id);
@@ -94,19 +96,44 @@ function drawSymbols(symbols) {
   if (focused) document.querySelector(`button[data-symbol="${CSS.escape(focused)}"]`)?.focus();
 }
 
+// What the level puts off, in words: a colour alone says nothing to whoever cannot see it.
+function drawShedding(status) {
+  const { level, name, meaning, reason } = status.degradation;
+  const waiting = status.validate.shed_pending;
+  $("shedding").hidden = level === 0 && !waiting;
+  const text = `${name}: ${meaning}${reason ? ` (${reason})` : ""}.` +
+    (waiting ? ` ${number(waiting)} records put off will still be stored.` : "");
+  if ($("shedding").textContent !== text) $("shedding").textContent = text;
+}
+
+function drawAnomalies(feeds) {
+  const found = feeds.flatMap((feed) => feed.anomalies.map((one) => ({ feed, ...one }))).slice(-5);
+  $("anomalies").replaceChildren(...found.reverse().map((one) => cell("li",
+    `${one.symbol} on ${one.feed.exchange}: ${one.price}, ` + (one.kind === "jump"
+      ? `a jump of ${number(100 * one.by)} %` : `${number(one.by)} standard deviations away`))));
+}
+
+async function drawGaps() {
+  const gaps = (await ask(`/v1/gaps?state=open&limit=${GAPS}`)) ?? [];
+  $("gaps-count").textContent = gaps.length < GAPS ? gaps.length : `${GAPS} or more`;
+  rows("gaps", gaps.slice(0, 8).map((gap) => [cell("td", gap.symbol), cell("td", gap.exchange),
+    cell("td", number(gap.missing), "n"), cell("td", String(gap.expected), "n")]));
+}
+
 function drawStatus(status, nowMs) {
   const per = rates(status, nowMs);
   $("version").textContent = `${status.version} · ${status.environment}`;
   const level = status.degradation.level;
   badge("level", status.degradation.name, level === 0 ? "good" : level < 3 ? "warn" : "bad");
-  $("level").title = status.degradation.reason || "nothing is put off";
+  $("level").title = status.degradation.meaning;
+  drawShedding(status);
   const fresh = status.freshness_ms ?? {};
   badge("freshness", `fresh within ${number(fresh.p50)} / ${number(fresh.p99)} ms`, "");
   drawStages(status, per);
   drawSymbols(status.symbols);
   rows("lake", Object.entries(status.sink.tables).map(([name, table]) => [
     cell("td", name), cell("td", number(status.lake[name] ?? table.rows), "n"),
-    cell("td", number(table.commits), "n"), cell("td", number(table.files), "n"),
+    cell("td", number(table.commits), "n"), cell("td", number(status.lake_files[name]), "n"),
     cell("td", table.last_commit_ms == null ? "" : `${number(table.last_commit_ms)} ms`, "n"),
   ]));
   rows("feeds", status.source.sessions.map((feed) => {
@@ -120,13 +147,14 @@ function drawStatus(status, nowMs) {
   }));
   const facts = {
     "Duplicates dropped": status.validate.duplicates, "Late records": status.validate.late,
-    "Gaps opened": status.validate.gaps_opened, "Ids missing": status.validate.missing_ids,
+    "Gaps opened here": status.validate.gaps_opened,
     "Dead letters": status.validate.dead_letters, "Frames refused": status.source.refused,
     "Put off, still waiting": status.validate.shed_pending,
   };
   for (const feed of status.quality ?? []) {
     facts[`${feed.exchange} ${feed.data_type}, of 100`] = feed.score;
   }
+  drawAnomalies(status.quality ?? []);
   $("quality").replaceChildren(...Object.entries(facts).flatMap(
     ([name, value]) => [cell("dt", name), cell("dd", number(value))]));
 }
@@ -246,3 +274,10 @@ $("key-form").addEventListener("submit", (event) => {
 });
 forever(async () => drawStatus(await ask("/v1/status"), Date.now()), EVERY_MS);
 followForever();
+(async () => {
+  for (;;) {
+    // That nothing answers, the status says.
+    if (!document.hidden) await drawGaps().catch(() => null);
+    await new Promise((wake) => setTimeout(wake, GAPS_EVERY_MS));
+  }
+})();
