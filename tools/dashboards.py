@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 TARGET: Final = Path(__file__).parent.parent / "deploy/grafana/dashboards"
-_RATE: Final = "[$__rate_interval]"
+#: Chosen at the top of a board; `auto` follows what is shown.
+_RATE: Final = "[$interval]"
+_INTERVALS: Final = "1m,5m,15m,1h"
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,26 @@ GAPS = Panel(
         )
     },
 )
+READ = Panel(
+    "Read, records/s",
+    {"{{agent}} {{topic}}": rate("k2_kafka_messages_consumed_total", "agent, topic")},
+    "rowsps",
+)
+QUERY_TIME = Panel("Query time", both("k2_query_duration_seconds", "query_type"), "s")
+KEPT = Panel(
+    "Answers about the past that were kept",
+    {
+        "{{cache_tier}}": "sum by (cache_tier) (increase(k2_query_cache_hits_total[1h])) / "
+        "(sum by (cache_tier) (increase(k2_query_cache_hits_total[1h])) + "
+        "sum by (cache_tier) (increase(k2_query_cache_misses_total[1h])))"
+    },
+    "percentunit",
+    help="Of the last hour: hits, of hits and misses",
+)
+BREAKERS = Panel(
+    "Circuit breakers: 1 open, 2 half-open",
+    {"{{breaker_name}}": "max by (breaker_name) (k2_circuit_breaker_state)"},
+)
 LETTERS = Panel("Dead letters/s", {"{{reason}}": rate("k2_dead_letters_total", "reason")})
 MEMORY = Panel(
     "Memory of the limit",
@@ -91,12 +113,17 @@ BOARDS: Final[dict[str, tuple[str, tuple[Panel, ...]]]] = {
                 kind="stat",
             ),
             PRODUCED,
+            READ,
             ROWS,
             LAG,
             FRESH,
             COMMIT,
             REQUESTS,
             LATENCY,
+            QUERY_TIME,
+            KEPT,
+            GAPS,
+            BREAKERS,
             MEMORY,
             Panel("Health", {"{{check}}": "min by (check) (k2_health_check)"}, "percentunit"),
         ),
@@ -152,6 +179,29 @@ BOARDS: Final[dict[str, tuple[str, tuple[Panel, ...]]]] = {
                 "Quotes flagged/s",
                 {"{{condition}}": rate("k2_quote_conditions_total", "condition")},
             ),
+            Panel(
+                "Data quality, 0 to 100",
+                {
+                    "{{exchange}} {{data_type}}": "min by (exchange, data_type) "
+                    "(k2_data_quality_score)"
+                },
+            ),
+            Panel(
+                "Shares of the quality",
+                {
+                    "{{exchange}} {{data_type}} {{share}}": "min by (exchange, data_type, share) "
+                    "(k2_data_quality_share)"
+                },
+                "percentunit",
+            ),
+            Panel(
+                "Anomalies flagged/s",
+                {
+                    "{{exchange}} {{data_type}} {{kind}}": rate(
+                        "k2_data_anomalies_total", "exchange, data_type, kind"
+                    )
+                },
+            ),
         ),
     ),
     "pipeline": (
@@ -159,10 +209,11 @@ BOARDS: Final[dict[str, tuple[str, tuple[Panel, ...]]]] = {
         (
             LAG,
             Panel(
-                "Read, records/s",
-                {"{{agent}} {{topic}}": rate("k2_kafka_messages_consumed_total", "agent, topic")},
-                "rowsps",
+                "Lag, age of the oldest record",
+                {"{{topic}}": "max by (topic) (k2_kafka_consumer_lag_seconds)"},
+                "s",
             ),
+            READ,
             Panel(
                 "Acknowledgement of the log",
                 both("k2_kafka_produce_duration_seconds", "topic"),
@@ -177,6 +228,10 @@ BOARDS: Final[dict[str, tuple[str, tuple[Panel, ...]]]] = {
             Panel("Symbols tracked", {"{{topic}}": "sum by (topic) (k2_deduplication_cache_size)"}),
             Panel("Rebalances", {"{{instance}}": "increase(k2_rebalances_total[15m])"}),
             MEMORY,
+            Panel(
+                "Sessions gave way",
+                {"{{instance}}": "increase(k2_backpressure_events_total[15m])"},
+            ),
             Panel("Leak score", {"{{instance}}": "k2_memory_leak_detection_score"}),
         ),
     ),
@@ -194,6 +249,29 @@ BOARDS: Final[dict[str, tuple[str, tuple[Panel, ...]]]] = {
                     "{{table}}": "sum by (table) "
                     "(increase(k2_iceberg_commit_failures_total[15m])) or vector(0)"
                 },
+            ),
+            Panel("Data files", {"{{table}}": "max by (table) (k2_lake_files)"}),
+            Panel(
+                "Files of the fullest day and bucket",
+                {"{{table}}": "max by (table) (k2_lake_partition_files_max)"},
+            ),
+            Panel("Bytes", {"{{table}}": "max by (table) (k2_iceberg_table_size_bytes)"}, "bytes"),
+            Panel(
+                "Bytes of a data file",
+                {"{{table}}": "max by (table) (k2_lake_file_bytes)"},
+                "bytes",
+            ),
+            Panel("Snapshots", {"{{table}}": "max by (table) (k2_lake_snapshots)"}),
+            Panel("Manifests", {"{{table}}": "max by (table) (k2_lake_manifests)"}),
+            Panel("Time to plan", {"{{table}}": "max by (table) (k2_lake_plan_seconds)"}, "s"),
+            Panel("Round of maintenance", both("k2_maintenance_duration_seconds", "table"), "s"),
+            Panel(
+                "Files merged and deleted/s",
+                {"{{table}} {{action}}": rate("k2_maintenance_files_total", "table, action")},
+            ),
+            Panel(
+                "Rounds of maintenance that failed",
+                {"{{table}}": "sum by (table) (increase(k2_maintenance_failures_total[1h]))"},
             ),
             Panel(
                 "Free space",
@@ -215,7 +293,33 @@ BOARDS: Final[dict[str, tuple[str, tuple[Panel, ...]]]] = {
                     )
                 },
             ),
-            Panel("Query time", both("k2_query_duration_seconds", "query_type"), "s"),
+            QUERY_TIME,
+            KEPT,
+            Panel(
+                "Requests under way",
+                {"{{endpoint}}": "sum by (endpoint) (k2_http_requests_in_progress)"},
+            ),
+            Panel(
+                "Failed requests/s",
+                {
+                    "{{endpoint}} {{error_type}}": rate(
+                        "k2_http_request_errors_total", "endpoint, error_type"
+                    )
+                },
+                "reqps",
+            ),
+            Panel(
+                "Query slots",
+                {
+                    "busy": "sum(k2_connection_pool_active_connections)",
+                    "free": "sum(k2_connection_pool_available_connections)",
+                },
+            ),
+            Panel(
+                "Wait for a slot",
+                {"p99": quantile(0.99, "k2_connection_pool_wait_time_seconds")},
+                "s",
+            ),
             FRESH,
             Panel("Hot rows", {"{{data_type}}": "sum by (data_type) (k2_tail_rows)"}),
             Panel("Hot bytes", {"{{data_type}}": "sum by (data_type) (k2_tail_bytes)"}, "bytes"),
@@ -240,10 +344,7 @@ BOARDS: Final[dict[str, tuple[str, tuple[Panel, ...]]]] = {
                     "(increase(k2_degradation_transitions_total[15m]))"
                 },
             ),
-            Panel(
-                "Circuit breakers: 1 open, 2 half-open",
-                {"{{breaker_name}}": "max by (breaker_name) (k2_circuit_breaker_state)"},
-            ),
+            BREAKERS,
         ),
     ),
 }
@@ -266,7 +367,18 @@ def board(uid: str, title: str, panels: tuple[Panel, ...]) -> dict[str, Any]:
                     "type": "datasource",
                     "query": "prometheus",
                     "label": "Source",
-                }
+                },
+                {
+                    "name": "interval",
+                    "type": "interval",
+                    "query": _INTERVALS,
+                    "label": "Rates over",
+                    "auto": True,
+                    "auto_count": 60,
+                    # Less than two scrapes give no rate.
+                    "auto_min": "1m",
+                    "current": {"text": "auto", "value": "$__auto_interval_interval"},
+                },
             ]
         },
         "panels": [_panel(number, panel) for number, panel in enumerate(panels)],

@@ -220,8 +220,10 @@ def test_workers_set_settings_that_k2_knows_and_takes(
 def test_prometheus_scrapes_every_worker_and_finds_its_rules() -> None:
     config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
     (job,) = config["scrape_configs"]
-    targets = [target for one in job["static_configs"] for target in one["targets"]]
-    assert targets == [f"{name}:8000" for name in WORKERS]
+    # Names instead of addresses: with `--scale` one name has several.
+    (found,) = job["dns_sd_configs"]
+    assert found["names"] == list(WORKERS)
+    assert (found["type"], found["port"]) == ("A", 8000)
     assert job["job_name"] == "k2"
     inside = dict(mount.split(":")[1::-1] for mount in SERVICES["prometheus"]["volumes"])
     for pattern in config["rule_files"]:

@@ -103,6 +103,15 @@ def test_probes_ask_what_k2_answers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WORKERS)
+def test_prometheus_is_told_where_each_worker_has_its_metrics(name: str) -> None:
+    told = WORKERS[name]["spec"]["template"]["metadata"]["annotations"]
+    (port,) = container(name)["ports"]
+    assert told["prometheus.io/scrape"] == "true"
+    assert int(told["prometheus.io/port"]) == port["containerPort"]
+    assert told["prometheus.io/path"] in {one.path for one in ENDPOINTS if one.scope is None}
+
+
+@pytest.mark.parametrize("name", WORKERS)
 def test_a_worker_has_the_time_to_drain_and_little_power(name: str) -> None:
     assert pod(name)["terminationGracePeriodSeconds"] > 25 > DRAIN_S
     assert pod(name)["securityContext"]["runAsNonRoot"] is True

@@ -78,12 +78,30 @@ def slo(bad: Values, good: Values) -> Story:
 
 _HTTP = "k2_http_requests_total"
 _AVAILABILITY = slo(
-    {f'{_HTTP}{{status_code="5': counts(100), f'{_HTTP}{{status_code="2': counts(100)},
-    {f'{_HTTP}{{status_code="5': stays(0), f'{_HTTP}{{status_code="2': counts(100)},
+    {
+        f'{_HTTP}{{endpoint="/v1/trades",status_code="5': counts(20),
+        f'{_HTTP}{{endpoint="/v1/trades",status_code="2': counts(100),
+        f'{_HTTP}{{endpoint="/health",status_code="2': counts(1_000),
+    },
+    {
+        f'{_HTTP}{{endpoint="/v1/trades",status_code="5': stays(0),
+        f'{_HTTP}{{endpoint="/v1/trades",status_code="2': counts(100),
+        # Probes of workers that start tell nothing of answers.
+        f'{_HTTP}{{endpoint="/health",status_code="5': counts(1_000),
+    },
 )
+_SECONDS = "k2_http_request_duration_seconds"
 _LATENCY = slo(
-    {"k2_http_request_duration_seconds": Buckets(10, 0.1)},
-    {"k2_http_request_duration_seconds": Buckets(100, 0.1)},
+    {
+        f'{_SECONDS}{{endpoint="/v1/trades"': Buckets(10, 0.1),
+        # However many and fast, they do not make up for slow answers.
+        f'{_SECONDS}{{endpoint="/health"': Buckets(100, 0.001),
+        f'{_SECONDS}{{endpoint="/metrics"': Buckets(100, 0.001),
+    },
+    {
+        f'{_SECONDS}{{endpoint="/v1/trades"': Buckets(100, 0.1),
+        f'{_SECONDS}{{endpoint="/health"': Buckets(0, 0.1),
+    },
 )
 _FRESHNESS = slo(
     {"k2_freshness_seconds": Buckets(10, 0.1)}, {"k2_freshness_seconds": Buckets(100, 0.1)}
@@ -149,11 +167,9 @@ STORIES: dict[str, Story] = {
         {"k2_iceberg_write_duration_seconds": Buckets(100, 0.1)},
     ),
     "APIServiceDown": Story({"up": stays(0)}, {"up": stays(1)}),
+    "RoleWithoutWorker": Story({"up": "1+0x30 _x90"}, {"up": stays(1)}),
     "APIErrorRateHigh": _AVAILABILITY,
-    "APILatencyHigh": Story(
-        {"k2_http_request_duration_seconds": Buckets(10, 0.1)},
-        {"k2_http_request_duration_seconds": Buckets(100, 0.1)},
-    ),
+    "APILatencyHigh": Story(_LATENCY.sick, _LATENCY.healthy),
     "QueryTimeoutRateHigh": Story(
         {
             'k2_query_executions_total{query_type="sql",status="timeout"': counts(50),
@@ -201,18 +217,33 @@ STORIES: dict[str, Story] = {
     "MessagesShedHigh": Story(
         {"k2_messages_shed_total": counts(600)}, {"k2_messages_shed_total": stays(600)}
     ),
+    "WorkerRestarting": Story(
+        {"process_start_time_seconds": counts(120)},
+        {"process_start_time_seconds": f"1+0x30 900+0x{HOURS_8}"},
+    ),
+    "MaintenanceFailing": Story(
+        {"k2_maintenance_failures_total": counts(1)}, {"k2_maintenance_failures_total": stays(3)}
+    ),
+    "CircuitBreakerFailureRateHigh": Story(
+        {"k2_circuit_breaker_failures_total": counts(2)},
+        {"k2_circuit_breaker_failures_total": stays(5)},
+    ),
+    "MessagesLost": Story(
+        {"k2_messages_shed_lost_total": f"0+0x50 500+0x{HOURS_8}"},
+        {"k2_messages_shed_lost_total": stays(500)},
+    ),
     **{f"SloAvailabilityBurn{speed}": _AVAILABILITY for speed in ("Fast", "Slow")},
     **{f"SloQueryLatencyBurn{speed}": _LATENCY for speed in ("Fast", "Slow")},
     **{f"SloFreshnessBurn{speed}": _FRESHNESS for speed in ("Fast", "Slow")},
     **{f"SloCompletenessBurn{speed}": _COMPLETE for speed in ("Fast", "Slow")},
 }
-#: Counters that only a failure makes; labels as the code sets them.
-_UNSEEN = {
-    "k2_kafka_produce_errors_total": {"topic": "t", "error_type": "KafkaError"},
-    "k2_iceberg_commit_failures_total": {"table": "trades"},
-    "k2_query_executions_total": {"query_type": "sql", "status": "timeout"},
-    "up": {},
-}
+#: What only a failure makes, and need not be there before it; labels as the code sets them.
+_UNSEEN: list[tuple[str, dict[str, str]]] = [
+    ("k2_query_executions_total", {"query_type": "sql", "status": "timeout"}),
+    (_HTTP, {"method": "GET", "endpoint": "/v1/trades", "status_code": "504"}),
+    (_HTTP, {"method": "GET", "endpoint": "/health", "status_code": "503"}),
+    ("up", {}),
+]
 
 
 def text(name: str, labels: Mapping[str, str]) -> str:
@@ -228,8 +259,8 @@ def series_of(run: Run) -> list[str]:
         for family in run.families.values()
         for sample in family.samples
     ]
-    found += [text(name, {**labels, **added}) for name, labels in _UNSEEN.items()]
-    return found
+    unseen = [text(name, {**labels, **added}) for name, labels in _UNSEEN]
+    return found + [one for one in unseen if one not in found]
 
 
 def chosen(series: list[str], values: Values) -> list[dict[str, str]]:
@@ -331,6 +362,22 @@ def test_its_runbook_exists(name: str) -> None:
     page, _, anchor = ALERTS[name]["annotations"]["runbook"].partition("#")
     headings = re.findall(r"^## (.+)$", Path(page).read_text(), re.MULTILINE)
     assert anchor in {heading.strip("`").lower().replace(" ", "-") for heading in headings}
+
+
+#: What the first failure makes ends the worker: it has to be there before, at 0.
+_FROM_ZERO = (
+    "k2_kafka_produce_errors",
+    "k2_iceberg_commit_failures",
+    "k2_iceberg_write_errors",
+    "k2_messages_shed_lost",
+    "k2_maintenance_failures",
+    "k2_circuit_breaker_failures",
+)
+
+
+@pytest.mark.parametrize("name", _FROM_ZERO)
+def test_failures_are_exported_before_there_are_any(run: Run, name: str) -> None:
+    assert [sample.value for sample in run.families[name].samples if sample.value == 0]
 
 
 def test_nothing_fires_in_the_scripted_run(run: Run) -> None:

@@ -30,6 +30,14 @@ def test_files_are_what_the_tool_writes() -> None:
     assert {path.name: path.read_text() for path in FILES} == pages(), "run `make docs`"
 
 
+def test_the_interval_of_rates_is_chosen_on_the_board() -> None:
+    for path in FILES:
+        variables = json.loads(path.read_text())["templating"]["list"]
+        assert [one["name"] for one in variables] == ["datasource", "interval"]
+    used = [expression for *_, expression in expressions() if "rate(" in expression]
+    assert all("[$interval]" in expression for expression in used)
+
+
 def test_panels_do_not_overlap() -> None:
     for path in FILES:
         places = [
@@ -40,7 +48,7 @@ def test_panels_do_not_overlap() -> None:
 
 @pytest.mark.parametrize(("board", "panel", "expression"), expressions())
 def test_panel_has_data(run: Run, board: str, panel: str, expression: str) -> None:
-    query = expression.replace("$__rate_interval", _INTERVAL)
+    query = expression.replace("$interval", _INTERVAL)
     # The worker has stopped since: what was there while it ran counts.
     series = run.prometheus.get(
         "/api/v1/query_range",

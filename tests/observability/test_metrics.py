@@ -23,7 +23,8 @@ DEFINED: dict[str, MetricWrapperBase] = {
     for metric in vars(metrics).values()
     if isinstance(metric, MetricWrapperBase)
 }
-#: Set only when log or lake fail, or where a feed has a history; their own suites do that.
+#: Set only when log or lake fail, when there is too much of everything, or where a feed has a
+#: history; their own suites do that.
 ONLY_ON_FAILURE = {
     "k2_kafka_produce_errors",
     "k2_iceberg_commit_failures",
@@ -32,6 +33,11 @@ ONLY_ON_FAILURE = {
     "k2_feed_backfilled",
     "k2_circuit_breaker_failures",
     "k2_circuit_breaker_rejections",
+    "k2_circuit_breaker_opened",
+    "k2_iceberg_write_errors",
+    "k2_consumer_errors",
+    "k2_backpressure_events",
+    "k2_connection_pool_acquisition_timeouts",
 }
 #: Partitions, routes and reasons are few and known; symbols are not labels.
 MOST_SERIES = 150
