@@ -147,7 +147,7 @@ async def ohlcv(client: K2Client, symbol: str, timeframe: Timeframe, **given: An
     return await client.ohlcv(symbol, timeframe, **given)
 
 
-@_asks("summary", click.argument("symbol"), click.argument("day"), _EXCHANGE)
+@_asks("summary", click.argument("symbol"), click.argument("day"), _EXCHANGE, _AS_OF, _SNAPSHOT)
 async def summary(client: K2Client, symbol: str, day: str, **given: Any) -> Rows:
     """One DAY (2024-08-08, UTC) of SYMBOL."""
     return await client.summary(symbol, day, **given)
@@ -176,7 +176,10 @@ async def snapshots(client: K2Client, **given: Any) -> Rows:
 
 @_asks("sql", click.argument("text"), _limit(1_000), _AS_OF)
 async def sql(client: K2Client, text: str, **given: Any) -> Rows:
-    """One SELECT over trades, quotes, gaps, candles and market_data."""
+    """One SELECT over the views.
+
+    They are trades, quotes, agg_trades, reference_data, gaps, candles and market_data.
+    """
     return await client.sql(text, **given)
 
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import datetime as dt
 import io
 import json
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
 from k2.cli.main import cli
+from k2.lake.tables import GAPS, QUOTES
+from k2.query.sql import VIEWS
 from tests.query.conftest import Platform
-from tests.query.rows import T0_US, place, rows
+from tests.query.rows import EPOCH, T0_US, place, rows
 from tests.web.api import Api
 from tests.web.conftest import api
 
@@ -28,8 +32,33 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory that a worker has left: ten trades and a quote."""
     made = Platform(tmp_path / "data", monkeypatch)
     made.commit(rows(range(10), [T0_US + i * 1_000_000 for i in range(10)]), place())
+    made.commit(rows([4], [T0_US], table=QUOTES), place(kind="quotes"), kind="quotes")
+    made.commit(gaps([5, 9]), place(kind="gaps"), kind="gaps")
     made.close()
     return tmp_path / "data"
+
+
+def gaps(sequences: list[int]) -> pa.Table:
+    """A gap of five ids before each of these records."""
+    n = len(sequences)
+    values: dict[str, Any] = {
+        "message_id": [f"gap:{sequence}" for sequence in sequences],
+        "detected_at": [dt.datetime(2024, 8, 9, tzinfo=dt.UTC)] * n,
+        "symbol": ["BTCUSDT", "ETHUSDT"],
+        "exchange": ["BINANCE"] * n,
+        "data_type": ["trades"] * n,
+        "event": ["opened"] * n,
+        "expected": [100 * sequence for sequence in sequences],
+        "received": [100 * sequence + 5 for sequence in sequences],
+        "size": [5] * n,
+        "how": ["jump"] * n,
+        "log_epoch": [EPOCH] * n,
+        "log_topic": [place(kind="gaps").topic] * n,
+        "log_partition": [0] * n,
+        "platform_sequence": sequences,
+    }
+    names = GAPS.arrow_schema.names
+    return pa.table([pa.array(values[name]) for name in names], names).cast(GAPS.arrow_schema)
 
 
 def run(*arguments: object) -> Result:
@@ -60,6 +89,49 @@ def test_a_directory_answers_without_a_worker(data: Path, tmp_path: Path) -> Non
     assert (
         len(objects(run("query", "asof", *where, "--symbol", "BTCUSDT", "--format", "json"))) == 10
     )
+
+
+def test_quotes_with_what_may_be_asked_of_them(data: Path) -> None:
+    asked = ("query", "quotes", "--data-dir", data, "--format", "json")
+    (quote,) = objects(run(*asked, "--symbols", "btcusdt,ethusdt", "--exchange", "binance"))
+    assert (quote["quote_id"], quote["bid_price"], quote["ask_quantity"]) == ("1000004", "1", "0.5")
+    assert objects(run(*asked, "--from", "2024-08-09T00:00:00Z")) == []
+    (few,) = objects(run(*asked, "--order", "asc", "--fields", "symbol,bid_price", "--limit", 1))
+    assert few == {"symbol": "BTCUSDT", "bid_price": "1"}
+    (snapshot,) = objects(
+        run("query", "snapshots", "--data-dir", data, "--table", "quotes", "--format", "json")
+    )
+    assert len(objects(run(*asked, "--snapshot-id", snapshot["snapshot_id"]))) == 1
+    assert "bid_price" in run(*asked[:4]).stdout.splitlines()[0]
+
+
+def test_a_day_as_one_row(data: Path) -> None:
+    asked = ("query", "summary", "--data-dir", data, "BTCUSDT")
+    (day,) = objects(run(*asked, "2024-08-08", "--exchange", "binance", "--format", "json"))
+    assert (day["open"], day["high"], day["close"], day["trade_count"]) == ("0", "2.25", "2.25", 10)
+    before = run(*asked, "2024-08-08", "--as-of", "2024-01-01T00:00:00Z")
+    assert before.exit_code == 1, "the lake had no snapshot then"
+    none = run(*asked, "2024-08-07")
+    assert (none.exit_code, none.stdout) == (1, "")
+    assert "BTCUSDT has no trades on 2024-08-07" in none.stderr
+
+
+def test_gaps_by_symbol_exchange_and_state(data: Path) -> None:
+    asked = ("query", "gaps", "--data-dir", data, "--format", "json")
+    found = objects(run(*asked))
+    assert [(gap["symbol"], gap["missing"]) for gap in found] == [("ETHUSDT", 5), ("BTCUSDT", 5)]
+    (bitcoin,) = objects(run(*asked, "--symbol", "BTCUSDT", "--exchange", "BINANCE"))
+    assert (bitcoin["expected"], bitcoin["received"], bitcoin["state"]) == (500, 505, "open")
+    assert objects(run(*asked, "--exchange", "KRAKEN")) == []
+    assert objects(run(*asked, "--state", "closed")) == []
+    assert len(objects(run(*asked, "--state", "all", "--limit", 1))) == 1
+
+
+def test_every_view_can_be_asked_and_is_named(data: Path) -> None:
+    shown = run("query", "sql", "--help").stdout
+    for view in VIEWS:
+        assert view in shown
+        assert run("query", "sql", "--data-dir", data, f"select * from {view}").exit_code == 0
 
 
 async def test_a_server_gives_the_same_and_its_hot_rows(api: Api) -> None:
