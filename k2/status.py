@@ -232,6 +232,7 @@ class StatusBoard:
             "ready": worker.ready,
             "drained": worker.ready and self.drained,
             "lag": self.lag,
+            "waiting": self.waiting,
             "degradation": {
                 "level": int(level),
                 "name": level.name,

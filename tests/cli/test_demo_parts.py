@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import signal
 import socket
 import sys
@@ -21,6 +22,7 @@ from rich.console import Console
 from k2.ask import reachable
 from k2.cli.demo import feed, report
 from k2.cli.demo.client import ExchangeClient, WorkerClient, free_port
+from k2.cli.demo.enter import Enter
 from k2.cli.demo.feed import Options, choose, no_answer
 from k2.cli.demo.processes import Child, ChildFailed
 from k2.cli.demo.report import Drain, NotDrained, drained, final_report
@@ -29,6 +31,7 @@ from k2.data_kind import REAL, SIMULATED, check_feed, claim, data_dir
 from k2.errors import ConfigError, SourceError
 from k2.setting_feeds import Binance
 from k2.settings import load_settings
+from k2.testing.clock import eventually, turns
 
 STATUS: dict[str, Any] = {
     "drained": True,
@@ -392,3 +395,21 @@ async def test_waiting_for_a_process_that_never_answers_ends_too(
     with pytest.raises(ChildFailed, match="did not answer within 0 s"):
         await ExchangeClient(http, base).wait_up(made, 0.1)
     await made.stop(20)
+
+
+async def test_enter_is_heard_while_the_walk_goes_on() -> None:
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs) as keyboard, Enter(keyboard, waits=True) as enter:
+        stay = enter.wait_for(0.0)
+        await turns()
+        assert stay(), "no time is over where somebody sits"
+        os.write(ours, b"\n")
+        await eventually(lambda: not stay())
+        again = enter.wait_for(0.0)
+        assert again(), "one Enter is one step"
+        os.close(ours)
+        await eventually(lambda: not again())
+        assert not enter.waits, "the terminal is gone"
+    with Enter(sys.stdin, waits=False) as nobody:
+        assert not nobody.wait_for(0.0)()
+        assert nobody.wait_for(60.0)()

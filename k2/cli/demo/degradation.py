@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from typing import Any, Final
 import click
 from rich.console import Console
 
+from k2.cli.demo.enter import Enter
 from k2.cli.demo.ladder import View, proof, table
 from k2.cli.demo.rehearsal import Rehearsal, Reply
 from k2.degradation.levels import Level
@@ -57,6 +59,8 @@ class Pace:
             "K2_SINK_INTERVAL_S": "1",
             # Else AGGRESSIVE is the last level that load can bring about here.
             "K2_DEGRADATION_SOURCE_YIELDS": "false",
+            # A full queue counts as lag: it must not take the walk up several levels at once.
+            "K2_BINANCE_QUEUE_FRAMES": "1000",
         }
 
 
@@ -67,9 +71,10 @@ WHOLE: Final = Pace((3_000, 15_000, 50_000, 120_000), 5.0, 8.0)
 class Walk:
     """One walk up and down."""
 
-    def __init__(self, rehearsal: Rehearsal, pace: Pace, view: View) -> None:
+    def __init__(self, rehearsal: Rehearsal, pace: Pace, view: View, enter: Enter) -> None:
         self._k2 = rehearsal
         self._pace = pace
+        self._enter = enter
         self._view = view
         self._began_us = self._told_us = time.time_ns() // 1_000
         self.seen = {Level.NORMAL}
@@ -118,11 +123,13 @@ class Walk:
     async def _stay(self, level: Level) -> None:
         """Hold the lag about where it keeps the level."""
         tide, storm = self._k2.tide, self._k2.tide.rate
-        until_s = time.monotonic() + self._pace.stay_s
-        while time.monotonic() < until_s:
+        stay = self._enter.wait_for(self._pace.stay_s)
+        if self._enter.waits:
+            self._view.say(f"          Enter goes on from {level.name}.")
+        while stay():
             status = await self._look()
             if level > Level.NORMAL:
-                tide.rate = _CALM if status["lag"] > self._pace.trigger(level) else storm
+                tide.rate = _CALM if status["waiting"] > self._pace.trigger(level) else storm
             await asyncio.sleep(_LOOK_S)
         tide.rate = storm
 
@@ -138,7 +145,7 @@ class Walk:
                         "NORMAL again: what was put off is read from the log and stored."
                     )
                 told = True
-                if status["validate"]["shed_pending"] == 0 and status["lag"] < _CALM:
+                if status["validate"]["shed_pending"] == 0 and status["waiting"] < _CALM:
                     return
             await asyncio.sleep(_LOOK_S)
         raise NotDegraded(f"not NORMAL and caught up {_CALMED_S:.0f} s after the storm")
@@ -164,11 +171,12 @@ class Walk:
                 raise NotDegraded(f"the API answered {reply} at CIRCUIT_BREAK instead of 503")
 
 
-async def _walk(pace: Pace, view: View) -> tuple[dict[str, Any], bool]:
+async def _walk(pace: Pace, view: View, *, waits: bool) -> tuple[dict[str, Any], bool]:
     with tempfile.TemporaryDirectory(prefix="k2-degradation-") as name:
         async with Rehearsal(Path(name), pace.environment(), _CALM) as rehearsal:
-            walk = Walk(rehearsal, pace, view)
-            with view:
+            enter = Enter(sys.stdin, waits=waits)
+            walk = Walk(rehearsal, pace, view, enter)
+            with view, enter:
                 await walk.run()
                 view.say("The market closes; what is left is being stored …")
                 shed = await rehearsal.shed()
@@ -191,12 +199,14 @@ def degradation(quick: bool, as_json: bool) -> None:
 
     A simulated market grows until one worker (on one processor, its triggers lowered) falls behind
     it. At each level: lag, memory, what is put off, and what the API answers. Then the market calms
-    down, the worker catches up, and every id that was sent is looked for in the lake.
+    down, the worker catches up, and every id that was sent is looked for in the lake. On a terminal
+    each level is held until Enter is pressed, unless --quick is given.
     """
     pace, console = (QUICK if quick else WHOLE), Console(stderr=as_json)
     live = console.is_terminal and not as_json
+    waits = live and not quick and sys.stdin.isatty()
     console.print(table(pace.lags), highlight=False)
-    result, whole = asyncio.run(_walk(pace, View(console, live=live)))
+    result, whole = asyncio.run(_walk(pace, View(console, live=live), waits=waits))
     console.print(proof(result), highlight=False)
     if as_json:
         print(json.dumps(result), flush=True)

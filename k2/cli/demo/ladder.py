@@ -73,8 +73,8 @@ class View:
         line = Text("          ")
         line.append(level.name, STYLES[level])
         line.append(
-            f": {DOES[level]}; lag {status['lag']:,}, memory {status['memory']['rss_mb']:,.0f} MB, "
-            f"put off so far {put_off or 'nothing'}; /v1/trades: {reply}"
+            f": {DOES[level]}; lag {status['waiting']:,}, "
+            f"memory {status['memory']['rss_mb']:,.0f} MB, put off so far {put_off or 'nothing'}; /v1/trades: {reply}"
         )
         self._console.print(line, soft_wrap=True)
 
@@ -85,7 +85,7 @@ def _panel(status: Mapping[str, Any], rate: float) -> Panel:
     validate = status["validate"]
     grid.add_row("level", Text(level.name, STYLES[level]), DOES[level])
     grid.add_row("market", f"{rate:,.0f}/s", f"{status['source']['frames']:,} messages so far")
-    grid.add_row("lag", f"{status['lag']:,}", f"{validate['records']:,} judged")
+    grid.add_row("lag", f"{status['waiting']:,}", f"{validate['records']:,} judged")
     waiting = f"{validate['shed_pending']:,}"
     grid.add_row("put off", waiting, f"{validate['shed_brought']:,} brought since")
     lake = status["lake"]
