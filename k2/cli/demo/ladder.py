@@ -74,7 +74,8 @@ class View:
         line.append(level.name, STYLES[level])
         line.append(
             f": {DOES[level]}; lag {status['waiting']:,}, "
-            f"memory {status['memory']['rss_mb']:,.0f} MB, put off so far {put_off or 'nothing'}; /v1/trades: {reply}"
+            f"memory {status['memory']['rss_mb']:,.0f} MB, "
+            f"put off so far {put_off or 'nothing'}; /v1/trades: {reply}"
         )
         self._console.print(line, soft_wrap=True)
 
