@@ -318,5 +318,7 @@ def test_w28_the_documentation_names_what_there_is() -> None:
             known = word in named or word in VIEWS
             assert known, f"{where.strip()}: {word}"
     assert len(documented) > 20
+    (views,) = (what for where, what in table if "/v1/sql" in where)
+    assert set(VIEWS) == set(re.findall(r"`([a-z_]+)`", views))
     undocumented = {path for _, path in by_path} - {path for _, path in documented}
     assert not {path for path in undocumented if path.startswith("/v1/")}
