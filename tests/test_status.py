@@ -250,9 +250,7 @@ async def test_sessions_that_begin_to_give_way_are_counted(
     assert shown() == before + 2
 
 
-async def test_what_waits_before_the_log_counts_as_well(
-    worker: Worker, board: StatusBoard
-) -> None:
+async def test_what_waits_before_the_log_counts_as_well(worker: Worker, board: StatusBoard) -> None:
     worker.bounds = (0, worker.position + 7)
     worker.source.queued, worker.source.records_in_flight = 200, 3_000
     await board.look()

@@ -166,7 +166,7 @@ async def test_a_new_owner_knows_what_holds_a_level_that_stayed(owner: Worker) -
 
 
 async def test_a_level_of_an_older_version_is_not_kept_up_by_memory(owner: Worker) -> None:
-    owner.table[KEY] = {"level": int(Level.GRACEFUL), "reason": "", "since_us": 1}
+    owner.table[KEY] = {"level": int(Level.SOFT), "reason": "", "since_us": 1}
     owner.report("w1", memory=0.65)
     await owner.clock.advance(30.0)
     assert owner.report("w1", memory=0.65) is Level.NORMAL
