@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import schemathesis
 from aiohttp.test_utils import TestServer
 from hypothesis import HealthCheck, Phase, given, settings
 from jsonschema import Draft202012Validator
+from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -95,26 +98,73 @@ SCHEMA = schemathesis.openapi.from_dict(DOCUMENT).exclude(path="/v1/stream")
 OPERATIONS = {found.ok().label: found.ok() for found in SCHEMA.get_all_operations()}
 
 
+#: An operation that takes nothing but a key has nothing to get wrong.
+TAKING = [
+    f"{method.upper()} {path}"
+    for path, methods in DOCUMENT["paths"].items()
+    for method, operation in methods.items()
+    if path != "/v1/stream" and (method == "post" or operation.get("parameters"))
+]
+CONFORMS = [status_code_conformance, content_type_conformance, response_schema_conformance]
+few_or_many = pytest.mark.parametrize("count", [4, pytest.param(100, marks=pytest.mark.heavy)])
+
+
 # One test each with a name of its own: of tests with one name processes beside each other run one.
+@few_or_many
 @pytest.mark.parametrize("label", OPERATIONS)
-def test_answers_conform(label: str, address: str) -> None:
+def test_answers_conform(label: str, count: int, address: str) -> None:
     """Whatever is sent: a documented status, type and shape, and never a 500."""
 
     @given(case=OPERATIONS[label].as_strategy())
-    @settings(
-        max_examples=4,
+    @examples(count)
+    def conforms(case: schemathesis.Case) -> None:
+        response = case.call(base_url=address, headers=KEY)
+        allowed = response.status_code < 500 or case.path in ("/health", "/health/ready")
+        assert allowed, response.text
+        case.validate_response(response, checks=CONFORMS)
+
+    conforms()
+
+
+@few_or_many
+@pytest.mark.parametrize("label", TAKING)
+def test_what_is_wrong_is_refused(label: str, count: int, address: str) -> None:
+    """What the document does not allow: the sender's fault by its status, said as documented."""
+
+    @given(case=OPERATIONS[label].as_strategy(GenerationMode.NEGATIVE, headers=KEY))
+    @examples(count)
+    def refuses(case: schemathesis.Case) -> None:
+        response = case.call(base_url=address)
+        refused = 400 <= response.status_code < 500
+        asked = str(response.request.url)
+        assert refused or right_as_text(case, asked), (asked, response.request.body)
+        assert response.status_code not in (401, 403), "the key is right"
+        case.validate_response(response, checks=CONFORMS)
+
+    refuses()
+
+
+def right_as_text(case: schemathesis.Case, url: str) -> bool:
+    """Whether what is wrong as JSON (`"16"` for 16, false for a list) is right in a query."""
+    taken = {one["name"]: one for one in case.operation.definition.raw.get("parameters", ())}
+    given = parse_qsl(urlsplit(url).query, keep_blank_values=True)
+    return case.method == "GET" and all(
+        name in taken and any(map(Draft202012Validator(taken[name]["schema"]).is_valid, read(text)))
+        for name, text in given
+    )
+
+
+def read(text: str) -> list[object]:
+    """A query's text as each type of parameter reads it."""
+    whole = [int(text)] if re.fullmatch(r"-?[0-9]+", text) else []
+    return [text, text.split(","), *whole]
+
+
+def examples(count: int) -> settings:
+    return settings(
+        max_examples=count,
         deadline=None,
         derandomize=True,
         phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    def conforms(case: schemathesis.Case) -> None:
-        response = case.call(base_url=address, headers=KEY)
-        allowed = response.status_code < 500 or case.path in ("/health", "/health/ready")
-        assert allowed, response.text
-        case.validate_response(
-            response,
-            checks=[status_code_conformance, content_type_conformance, response_schema_conformance],
-        )
-
-    conforms()
