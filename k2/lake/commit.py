@@ -46,6 +46,7 @@ from k2.lake.history import Retention, find_commit
 from k2.lake.snapshot import head_of, new_snapshot, requirements, updates
 from k2.lake.tables import TableDef
 from k2.lake.vector import Vector
+from k2.log import bind_correlation
 
 log = structlog.get_logger(__name__)
 
@@ -186,6 +187,10 @@ class CommitLoop:
         error's `details["outcome"]` is "absent" when nothing of the change is or ever will be in
         the table, else "unknown": then its files stay.
         """
+        with bind_correlation(commit_id=change.commit_id):
+            return self._timed(change)
+
+    def _timed(self, change: Change) -> Landed:
         started_s = self._clock.monotonic_s()
         attempts: list[Attempt] = []
         try:
@@ -223,7 +228,7 @@ class CommitLoop:
             loaded = self._again(change, attempts, conflict, deadline_s)
             found = find_commit(loaded.metadata, change.commit_id)
             if found is not None:
-                log.info("lake_commit_found", table=str(self.table), commit_id=change.commit_id)
+                log.info("lake_commit_found", table=str(self.table))
                 self._tidy(attempts, found, loaded.io)
                 return found, loaded
 

@@ -264,6 +264,8 @@ class SourceStep:
         # Ids lost between two runs of a session are unknown to us: continuity must not take the
         # first id of a run for the successor of the last one of the run before.
         process = uuid.uuid4().hex
+        # Every line this task causes says whose frames it was about.
+        structlog.contextvars.bind_contextvars(session=running.spec.key, run=process[:8])
         pace = _Pace(self._clock, self._busy_s)
         while frames := await session.batch(_FRAMES):
             async with self._turn:

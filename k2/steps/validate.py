@@ -21,6 +21,7 @@ from k2 import metrics
 from k2.clock import Clock
 from k2.errors import LogError
 from k2.faultpoints import Point, reached
+from k2.log import bind_correlation
 from k2.pipeline.checkpoint import Entry
 from k2.pipeline.validate import Outcome, Validator
 from k2.quality import Quality
@@ -171,7 +172,8 @@ class ValidateStep:
             # It left while the batch was on its way; who has it now starts at the checkpoint.
             token.ack()
             return
-        await _to_its_end(self._take(lane, batch))
+        with bind_correlation(batch=_named(batch)):
+            await _to_its_end(self._take(lane, batch))
         reached(Point.BEFORE_ACK)
         token.ack()
         while len(lane.outputs) > _IN_FLIGHT:
@@ -319,13 +321,17 @@ class ValidateStep:
                 topic=batch.topic,
                 reason=reason,
                 count=count,
-                batch=f"{batch.topic}[{batch.partition}]@{batch.first_offset}",
             )
         for condition, count in outcome.flagged.items():
             metrics.QUOTE_FLAGS.labels(condition).inc(count)
         for shed in outcome.shed:
             counts.shed += shed.count
             metrics.MESSAGES_SHED.labels(str(shed.tier), "degradation").inc(shed.count)
+
+
+def _named(batch: LogBatch) -> str:
+    """What its lines are found by: the place of the batch in the log."""
+    return f"{batch.topic}[{batch.partition}]@{batch.first_offset}"
 
 
 def _frozen(validator: Validator, stored_through: int) -> tuple[list[Entry], int]:

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow.fs import FileSelector
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
 from k2.errors import CommitConflictError, LakeError, StaleWriterError
 from k2.lake.history import Retention, vector_at
@@ -150,6 +152,18 @@ def test_an_outage_is_waited_for(catalog, clock):
     faulty.load_failures = 5
     writer_on(faulty, clock).commit(trades(range(5)), {place(): None}, {place(): upto(5)})
     assert stored(catalog) == list(range(5))
+
+
+def test_lines_of_a_commit_are_found_by_its_id(catalog, clock):
+    faulty = FaultyCatalog(catalog)
+    faulty.load_failures = 2
+    with capture_logs(processors=[merge_contextvars]) as said:
+        made = writer_on(faulty, clock).commit(
+            trades(range(5)), {place(): None}, {place(): upto(5)}
+        )
+    ids = {line.get("commit_id") for line in said if line["log_level"] == "warning"}
+    snapshot = catalog.load_table(TRADES.identifier).snapshot_by_id(made.snapshot_id)
+    assert ids == {snapshot.summary[COMMIT_ID_KEY]}
 
 
 def test_conflicts_without_end_become_an_error_without_files(catalog, clock):

@@ -6,9 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
 from k2.steps.validate import ValidateStep
 from k2.testing.clock import turns
+from k2.transport.batch import OutBatch
 from tests.steps.validate_bench import (
     CHECKPOINT_S,
     HOME,
@@ -144,3 +147,11 @@ async def test_without_a_checkpoint_everything_is_read_again(bench: Bench) -> No
     assert bench.step.ceiling(HOME) == 0
     await bench.process()
     assert bench.validated() == [0, 1, 2]
+
+
+async def test_lines_of_a_batch_are_found_by_its_place(bench: Bench) -> None:
+    await bench.log.send_batch(OutBatch(HOME.topic, 0, [b"no Avro"], [b"BTCUSDT"]))
+    with capture_logs(processors=[merge_contextvars]) as said:
+        await bench.process()
+    (line,) = [line for line in said if line["event"] == "dead_letters"]
+    assert line["batch"] == f"{HOME.topic}[0]@0"
