@@ -170,6 +170,8 @@ class Worker:
             self.clock,
             worker_id=f"{socket.gethostname()}-{os.getpid()}",
             announce=self.app.topic(DEGRADATION_EVENTS, value_serializer="json").send,
+            moves_records=bool({"source", "validate", "sink"} & set(self.settings.core.roles)),
+            ease=self.hot.engine.ease,
         )
 
     def _source(self) -> SourceStep:
@@ -439,10 +441,7 @@ class Worker:
             sinks = [("sink", self.sink.stop), ("candles", self.candles.stop)]
             end_sink = [] if self.crashed else sinks
             parts = [*end_sink, ("queries", self.hot.close), ("lake", self._close_lake), *parts]
-        await close_all([*parts, ("traces", self._close_traces)])
-
-    async def _close_traces(self) -> None:
-        await asyncio.to_thread(TRACING.stop)
+        await close_all([*parts, ("traces", lambda: asyncio.to_thread(TRACING.stop))])
 
     async def _close_lake(self) -> None:
         self.lake.close()
@@ -483,7 +482,7 @@ class Worker:
             version=__version__,
             status=self.status.snapshot,
             checks=self.status.checks,
-            level=self.level,
+            level=lambda: int(self.control.here),
             feeds=self.source.sessions,
             quality=self.hot.quality.report,
             answers_queries="query" in self.settings.core.roles,

@@ -162,6 +162,11 @@ class QueryEngine:
     def stats(self) -> PoolStats:
         return self._pool.stats()
 
+    def ease(self) -> None:
+        """Let go of what was made for answers and can be made again."""
+        for texts in self._texts.values():
+            texts.clear()
+
     def close(self) -> None:
         self._pool.close()
 

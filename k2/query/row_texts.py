@@ -35,6 +35,11 @@ class RowTexts:
     def nbytes(self) -> int:
         return self._held
 
+    def clear(self) -> None:
+        """Let go of all of them."""
+        self._known.clear()
+        self._held = 0
+
     def of(self, rows: HotRows) -> list[bytes]:
         """One JSON object per row, in the order of `rows`."""
         numbers = np.array([self._number(chunk) for chunk in rows.chunks], np.int64)

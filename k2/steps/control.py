@@ -44,11 +44,18 @@ class ControlStep:
         clock: Clock,
         worker_id: str,
         announce: Callable[..., Awaitable[Any]] | None = None,
+        *,
+        moves_records: bool = True,
+        ease: Callable[[], None] = lambda: None,
     ) -> None:
         """`send(value=…)` writes a report to the control topic and raises `LogError`.
 
         `announce(value=…)`: the same for changes of level, which are also kept in the table.
+        `moves_records`: False for a worker whose memory shedding cannot relieve: it refuses queries
+        by itself, and must not degrade all others. `ease()`: lets go of what can be made again.
         """
+        self._moves_records, self._ease = moves_records, ease
+        self._own = Controller(settings, clock)
         self._announce = announce
         self._settings = settings
         self._table = table
@@ -69,6 +76,11 @@ class ControlStep:
         """The level in the global table: the same on every worker."""
         entry = self._entry()
         return Level(entry["level"]) if entry else Level.NORMAL
+
+    @property
+    def here(self) -> Level:
+        """The level of this worker: that of all, or a higher one for its own memory's sake."""
+        return max(self.level, self._own.level)
 
     def _entry(self) -> Mapping[str, Any] | None:
         """The newest entry of the level.
@@ -109,6 +121,7 @@ class ControlStep:
             "since_us": entry.get("since_us"),
             "override": override.facts() if override else None,
             "memory_fraction": round(self._memory.fraction(), 4),
+            "memory_level": self._own.level.name,
             "exempt": self._settings.exempt,
         }
 
@@ -119,22 +132,32 @@ class ControlStep:
                 await self._send(value=self._report())
             except K2Error as exc:
                 log.warning("report_not_sent", error=exc.message, **exc.details)
+            self._look_after_memory()
             metrics.DEGRADATION_LEVEL.set(self.level)
             await self._clock.sleep(self._settings.interval_s)
+
+    def _look_after_memory(self) -> None:
+        moved = self._own.update(Inputs(0, self._memory.fraction()))
+        if moved is not None:
+            log.warning("memory_level", before=moved.before.name, after=moved.after.name,
+                        reason=moved.reason)  # fmt: skip
+        if self._own.level >= Level.GRACEFUL:
+            self._ease()
 
     def _report(self) -> dict[str, Any]:
         exempt = self._settings.exempt
         return {
             "worker": self._worker_id,
             "lag": 0 if exempt else self._lag(),
-            "memory": 0.0 if exempt else self._memory.fraction(),
+            "memory": 0.0 if exempt or not self._moves_records else self._memory.fraction(),
         }
 
     def judge(self, report: Mapping[str, Any]) -> dict[str, Any] | None:
         """Take a report (on the owner of the control partition, inside its stream).
 
         Lag is the cluster's: partitions are spread, so the reports add up. Memory is each worker's
-        own: the fullest one counts. Returns the change of level it led to, if any.
+        own: of those that move records, whom shedding relieves, the fullest one counts. Returns the
+        change of level it led to, if any.
         """
         if "override" in report:
             self._hold(report["override"])

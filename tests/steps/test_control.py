@@ -292,3 +292,23 @@ async def test_a_change_is_announced_and_one_that_is_not_taken_is_only_said(
     await owner.step.announce(owner.step.history()[-1])
     assert said == owner.step.history()
     assert said[0]["lag"] == 100
+
+
+async def test_a_worker_that_moves_no_records_degrades_only_itself(clock: ManualClock) -> None:
+    """A full query worker refuses queries; it must not make the others put records off."""
+    eased: list[int] = []
+    full = Worker(clock, {}, options={"memory_limit_mb": 1})
+    full.step = ControlStep(
+        Degradation(_env_file=None, memory_limit_mb=1), full.table, full._send, lambda: 7, clock,
+        "q1", moves_records=False, ease=lambda: eased.append(1),
+    )  # fmt: skip
+    task = asyncio.create_task(full.step.run())
+    await turns()
+    task.cancel()
+    (report,) = full.sent
+    assert (report["lag"], report["memory"]) == (7, 0.0)
+    full.step.judge(report)
+    assert full.step.level is Level.NORMAL
+    assert full.step.here is Level.CIRCUIT_BREAK
+    assert full.step.facts()["memory_level"] == "CIRCUIT_BREAK"
+    assert eased, "what can be made again is let go first"
