@@ -168,13 +168,15 @@ class ColdRows:
         return [found[group.index] for group in groups]
 
     def _keep(self, key: tuple[str, int], rows: pa.Table) -> None:
+        # Adding up what slices hold takes longer than the memory they are slices of.
+        size = rows.get_total_buffer_size()
         with self._lock:
-            if key in self._decoded or rows.nbytes > self._cache_bytes // 4:
+            if key in self._decoded or size > self._cache_bytes // 4:
                 return
             self._decoded[key] = rows
-            self._held += rows.nbytes
+            self._held += size
             while self._held > self._cache_bytes:
-                self._held -= self._decoded.popitem(last=False)[1].nbytes
+                self._held -= self._decoded.popitem(last=False)[1].get_total_buffer_size()
 
     def _decode(
         self, file: LakeFile, footer: _Footer, parts: Sequence[list[int]], names: Sequence[str]
@@ -196,7 +198,10 @@ class ColdRows:
                 ]
         except (OSError, pa.ArrowException) as exc:
             raise _gone(file) from exc
-        return [rows.select(chosen).cast(wanted) for rows in found]
+        # The types are ours (`_is_plain`); only the fields' metadata may be written otherwise.
+        return [
+            pa.Table.from_arrays([rows[name] for name in chosen], schema=wanted) for rows in found
+        ]
 
     def _footer(self, file: LakeFile) -> _Footer:
         with self._lock:

@@ -76,13 +76,13 @@ def test_what_is_kept_of_files_stays_below_its_cap(platform: Platform) -> None:
         platform.commit(_trades(chance, first, 500), place())
     platform.refresh()
     files = platform.engine.pin("trades").snapshot.files
-    cap = 100_000
+    cap = 200_000
     reader = ColdRows(TRADES.arrow_schema, "timestamp", cache_bytes=cap)
     asked = _Asked(RecordsQuery())
     for file in (*files, *files):
         looked = reader.look(file, asked)
         assert reader.take(looked, looked.places).num_rows == file.rows
-        kept = sum(rows.nbytes for rows in reader._decoded.values())
+        kept = sum(rows.get_total_buffer_size() for rows in reader._decoded.values())
         assert kept == reader._held <= cap
     assert 0 < len(reader._decoded) < len(files)
 
