@@ -36,6 +36,7 @@ from k2.query.row_texts import RowTexts
 from k2.query.seam import Pin
 from k2.query.sql import check_sql
 from k2.query.tail import TailView
+from k2.query.turns import Turns
 from k2.query.views import create_view, table_of
 from k2.tracing import TRACING
 
@@ -158,6 +159,8 @@ class QueryEngine:
         self._symbols = {name: PerFile(symbols_of) for name in sources}
         self._last_rows = {name: PerFile(last_rows_of) for name in sources}
         self._texts = {name: RowTexts(_TEXT_BYTES) for name in sources}
+        #: For whoever answers on the event loop.
+        self.turns = Turns()
 
     def stats(self) -> PoolStats:
         return self._pool.stats()
@@ -372,7 +375,8 @@ class QueryEngine:
                 rows = latest_hot(pinned, names)
                 return None if rows is None else _answer({table: pinned}, rows, None)
 
-            known = _at_once("latest", attempt)
+            async with self.turns:
+                known = _at_once("latest", attempt)
             if known is not None:
                 return known
 

@@ -85,10 +85,11 @@ async def candles(request: web.Request, given: CandlesRequest) -> web.StreamResp
     max_age_s = 0 if given.end_time is None else 5
     same = work if given.at is None and given.fill is None else None
     if same is not None:
-        known = kept_response(
-            request, "trades", work.bounds, same, format=given.format, max_age_s=max_age_s,
-            moment=period,
-        )  # fmt: skip
+        async with request.config_dict[CONTEXT].queries.turns:
+            known = kept_response(
+                request, "trades", work.bounds, same, format=given.format, max_age_s=max_age_s,
+                moment=period,
+            )  # fmt: skip
         if known is not None:
             return known
     found = await _candles(request, given, work, period, given.at)

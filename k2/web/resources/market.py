@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 from aiohttp import web
@@ -23,6 +23,7 @@ from k2.web.models import AsofRequest, LatestRequest, SymbolsRequest
 _PAIR: Final = ("symbol", "exchange")
 #: What the last rows of a pair are called, in the order of their tables.
 _KINDS: Final = ("trade", "quote")
+_FEW_ROWS: Final = 100
 
 
 async def symbols(request: web.Request, given: SymbolsRequest) -> web.StreamResponse:
@@ -71,7 +72,7 @@ async def latest(request: web.Request, given: LatestRequest) -> web.StreamRespon
         return await rows_response(request, flat, name="latest", format=given.format)
     both: dict[tuple[str, str], dict[str, object]] = {}
     for table, one in zip(_KINDS, found, strict=True):
-        for row in await asyncio.to_thread(rows_of, one.rows, parse_json=JSON_COLUMNS):
+        for row in await _rows(one.rows):
             pair = (row["symbol"], row["exchange"])
             blank = {"symbol": pair[0], "exchange": pair[1], "trade": None, "quote": None}
             both.setdefault(pair, blank)[table] = row
@@ -85,6 +86,13 @@ async def latest(request: web.Request, given: LatestRequest) -> web.StreamRespon
         more=as_of(whole),
         headers=cache_headers(whole, 0),
     )
+
+
+async def _rows(table: pa.Table) -> list[dict[str, Any]]:
+    """In a thread when there are many: of a few the way there would take longer."""
+    if table.num_rows <= _FEW_ROWS:
+        return rows_of(table, parse_json=JSON_COLUMNS)
+    return await asyncio.to_thread(rows_of, table, parse_json=JSON_COLUMNS)
 
 
 def _together(found: Sequence[Answer], rows: pa.Table) -> Answer:

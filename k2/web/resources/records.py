@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pyarrow as pa
@@ -175,17 +175,13 @@ async def respond(
     columns = chosen_columns(fields, table.arrow_schema.names, ENRICHED if enrichment else ())
     # One more than asked for tells whether there is more.
     wanted = replace(query, limit=offset + limit + 1, after=after)
-    plain = at is None and not offset and not more
-    if plain and fields is None and chosen(request, format_) == "json":
-        hot = context.queries.hot_records(table.name, wanted)
-        if hot is not None:
-            return _hot_page(request, hot, limit, question, max_age_s)
     facts = [name for name in columns if name in ENRICHED]
-    same = (table.name, wanted, limit, tuple(columns)) if plain and not facts else None
-    if same is not None:
-        known = kept_response(
-            request, table.name, wanted.bounds, same, format=format_, max_age_s=max_age_s
-        )
+    same = None
+    if at is None and not offset and not more and not facts:
+        same = (table.name, wanted, limit, tuple(columns))
+        asked = _Page(table, wanted, limit, question, same, fields is None, format_, max_age_s)
+        async with context.queries.turns:
+            known = _at_once(request, asked)
         if known is not None:
             return known
     found = await context.queries.records(table.name, wanted, at)
@@ -212,15 +208,39 @@ async def respond(
     )
 
 
-def _hot_page(
-    request: web.Request, found: HotAnswer, limit: int, question: Any, max_age_s: int
-) -> web.StreamResponse:
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """A page that is asked for. `same`: what tells its answer from others; `whole`: all columns."""
+
+    table: TableDef
+    wanted: RecordsQuery
+    limit: int
+    question: Any
+    same: Hashable
+    whole: bool
+    format: str | None
+    max_age_s: int
+
+
+def _at_once(request: web.Request, asked: _Page) -> web.StreamResponse | None:
+    """The page where memory alone has it, or an answer kept from before; else None."""
+    queries = request.config_dict[CONTEXT].queries
+    if asked.whole and chosen(request, asked.format) == "json":
+        hot = queries.hot_records(asked.table.name, asked.wanted)
+        if hot is not None:
+            return _hot_page(request, hot, asked)
+    return kept_response(
+        request, asked.table.name, asked.wanted.bounds, asked.same,
+        format=asked.format, max_age_s=asked.max_age_s,
+    )  # fmt: skip
+
+
+def _hot_page(request: web.Request, found: HotAnswer, asked: _Page) -> web.StreamResponse:
     """A full page of rows in memory, and the one behind it, which tells that there is more."""
-    following = cursor.encode(question, found.rows.key(limit - 1))
-    shown = replace(found, rows=found.rows.slice(0, limit))
-    return hot_response(
-        request, shown, pagination=page(limit, True, following), max_age_s=max_age_s
-    )
+    following = cursor.encode(asked.question, found.rows.key(asked.limit - 1))
+    shown = replace(found, rows=found.rows.slice(0, asked.limit))
+    pagination = page(asked.limit, True, following)
+    return hot_response(request, shown, pagination=pagination, max_age_s=asked.max_age_s)
 
 
 async def with_facts(
