@@ -33,7 +33,12 @@ async def test_cycles_are_found_within_seconds() -> None:
         assert gone() is not None
         await clock.advance(5.0)
         assert gone() is None
-        await clock.advance(120.0)  # long enough for holes to be given back as well
+        old = Knot()
+        lasting = weakref.ref(old)
+        await clock.advance(20.0)
+        del old
+        await clock.advance(60.0)
+        assert lasting() is None, "also what outlived some looks"
         assert not tidying.done()
     finally:
         gc.set_threshold(*before)
