@@ -42,6 +42,7 @@ async def test_cycles_are_found_within_seconds() -> None:
         assert not tidying.done()
     finally:
         gc.set_threshold(*before)
+        gc.unfreeze()
         tidying.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await tidying
