@@ -6,7 +6,8 @@ of a compacted topic, so that a restarted worker knows them. Adding an entry aga
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -41,6 +42,8 @@ class Ledger:
     def __init__(self) -> None:
         self._pending: dict[LogPlace, dict[tuple[int, int], ShedRange]] = {}
         self._through: dict[LogPlace, int] = {}
+        #: Added up as it changes: a long overload leaves many entries, and every second asks.
+        self._counts: dict[LogPlace, Counter[int]] = {}
 
     def add(self, shed: ShedRange) -> Entry | None:
         """Note `shed`; the record to write, or None when it is known or was brought before."""
@@ -49,6 +52,7 @@ class Ledger:
         if shed.last <= self.through(place) or (shed.first, shed.tier) in entries:
             return None
         entries[shed.first, shed.tier] = shed
+        self._counts.setdefault(place, Counter())[shed.tier] += shed.count
         return _key(place, shed), msgspec.msgpack.encode(shed)
 
     def pending(self, place: LogPlace) -> list[ShedRange]:
@@ -68,18 +72,16 @@ class Ledger:
         """Everything up to `through` was brought; the records to write, in this order."""
         through = self._through[place] = max(through, self.through(place))
         entries = self._pending.get(place, {})
-        done = [key for key, shed in entries.items() if shed.last <= through]
+        done = [entries.pop(key) for key, shed in list(entries.items()) if shed.last <= through]
         # The mark first: entries deleted without it could be noted again by a reader of old groups.
         written: list[Entry] = [(_mark(place), msgspec.msgpack.encode((*place, through)))]
-        written += [(_key(place, entries.pop(key)), None) for key in done]
+        self._uncount(place, done)
+        written += [(_key(place, shed), None) for shed in done]
         return written
 
-    def counts(self) -> dict[int, int]:
+    def counts(self, place: LogPlace) -> dict[int, int]:
         """Records pending, by tier."""
-        found: dict[int, int] = {}
-        for shed in self._all():
-            found[shed.tier] = found.get(shed.tier, 0) + shed.count
-        return found
+        return dict(+self._counts.get(place, Counter()))
 
     def load(self, key: bytes, value: bytes | None) -> None:
         """Take a record of the compacted topic, in its order. Raises `DecodeError`."""
@@ -118,7 +120,11 @@ class Ledger:
         for place, entries in self._pending.items():
             for name, shed in list(entries.items()):
                 if _key(place, shed) == key:
-                    del entries[name]
+                    self._uncount(place, [entries.pop(name)])
+
+    def _uncount(self, place: LogPlace, gone: Iterable[ShedRange]) -> None:
+        for shed in gone:
+            self._counts[place][shed.tier] -= shed.count
 
 
 def _key(place: LogPlace, shed: ShedRange) -> bytes:

@@ -12,6 +12,7 @@ and told, and what follows goes on.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -158,12 +159,11 @@ class ShedStep:
 
     def pending(self) -> dict[int, int]:
         """Records put off and not yet brought, by tier."""
-        total: dict[int, int] = {}
+        total: Counter[int] = Counter()
         for lane in self._lanes.values():
             for place in filter(self._is_there, lane.ledger.places()):
-                for shed in lane.ledger.pending(place):
-                    total[shed.tier] = total.get(shed.tier, 0) + shed.count
-        return total
+                total.update(lane.ledger.counts(place))
+        return dict(total)
 
     def facts(self) -> dict[str, object]:
         """For people: what is put off here, by tier and as ranges of the log; rising offsets."""
