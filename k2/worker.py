@@ -13,8 +13,10 @@ import structlog
 from faust.types import TP
 
 from k2 import __version__, memory, metrics
+from k2.api_context import api_context
 from k2.catalogue import topic_specs
 from k2.clock import SYSTEM_CLOCK
+from k2.cluster import summary_of
 from k2.codec.schemas import kind_of
 from k2.codecs import Codecs, open_registry
 from k2.degradation.memory import MemoryGauge
@@ -28,7 +30,7 @@ from k2.looplag import LoopWatch
 from k2.pipeline.gap_report import EVENTS_SQL, MAX_EVENTS, Gap, gaps_of
 from k2.pipeline.groups import Cut
 from k2.query.neighbours import time_below
-from k2.settings import Settings, key_ring
+from k2.settings import Settings
 from k2.status import StatusBoard
 from k2.steps.backfill import BackfillStep
 from k2.steps.control import ControlStep
@@ -49,7 +51,6 @@ from k2.tracing import TRACING
 from k2.transport.registry import registry
 from k2.vitals import Vitals
 from k2.web.api import build_api
-from k2.web.context import ApiContext
 from k2.web.mount import mount
 from k2.web.port import check_port
 
@@ -139,7 +140,7 @@ class Worker:
             self.clock,
         )
         self._register()
-        mount(self.app, build_api(self._api_context()))
+        mount(self.app, build_api(api_context(self)))
         metrics.PLATFORM.info({"version": __version__, "environment": settings.core.environment})
         self._opened = True
 
@@ -172,6 +173,7 @@ class Worker:
             announce=self.app.topic(DEGRADATION_EVENTS, value_serializer="json").send,
             moves_records=bool({"source", "validate", "sink"} & set(self.settings.core.roles)),
             ease=self.hot.engine.ease,
+            summary=functools.partial(summary_of, self),
         )
 
     def _source(self) -> SourceStep:
@@ -473,27 +475,3 @@ class Worker:
         """Raise what failed before: an agent that Faust restarted must not take the next batch."""
         if self.failure is not None:
             raise self.failure
-
-    def _api_context(self) -> ApiContext:
-        api = self.settings.api
-        return ApiContext(
-            queries=self.hot.engine,
-            keys=key_ring(self.settings),
-            version=__version__,
-            status=self.status.snapshot,
-            checks=self.status.checks,
-            level=lambda: int(self.control.here),
-            feeds=self.source.sessions,
-            quality=self.hot.quality.report,
-            answers_queries="query" in self.settings.core.roles,
-            max_rows=self.settings.query.max_rows,
-            max_body_bytes=api.max_body_bytes,
-            operations_open=self.settings.core.environment == "local",
-            observe=self.status.observe_request,
-            degradation=self.control,
-            shed=self.shed.facts,
-            now_us=self.clock.now_us,
-            cors_origins=frozenset(api.cors_origins),
-            exclude_conditions=frozenset(self.settings.candles.exclude_conditions),
-            enrichment=self.hot.enrichment(self.level),
-        )

@@ -8,7 +8,7 @@ DEGRADATION = "degradation"
 
 
 def degradation_table(app: Any) -> Any:
-    """Global table with one partition; `level` -> {level, reason, since_ms}.
+    """Global table with one partition; what its keys hold say `k2.steps.control` and `.roster`.
 
     With Faust's default `recovery_buffer_size` a worker that joins later stops at the value of
     that moment, silently: only partitions with a buffer of one are resumed after recovery.

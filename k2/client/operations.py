@@ -30,8 +30,13 @@ class Operations(Http):
         return await self.listed("GET", "/v1/gaps", given)
 
     async def feeds(self) -> list[dict[str, Any]]:
-        """The exchange sessions of the worker, their quality and open gaps."""
+        """The exchange sessions of all workers, their quality and open gaps."""
         found: list[dict[str, Any]] = (await self.json("GET", "/v1/feeds", {}))["data"]
+        return found
+
+    async def workers(self) -> list[dict[str, Any]]:
+        """Every worker: the one that is asked as it is now, the others as they said last."""
+        found: list[dict[str, Any]] = (await self.json("GET", "/v1/workers", {}))["data"]
         return found
 
     async def stats(self) -> dict[str, Any]:
@@ -39,7 +44,7 @@ class Operations(Http):
         return await self.facts("/v1/stats")
 
     async def status(self) -> dict[str, Any]:
-        """What the worker says of itself."""
+        """What the worker says of itself, and the totals of all workers."""
         return await self.facts("/v1/status")
 
     async def degradation(self) -> dict[str, Any]:
@@ -47,5 +52,5 @@ class Operations(Http):
         return await self.facts("/v1/degradation")
 
     async def shed(self) -> dict[str, Any]:
-        """What the worker has put off and will still store."""
+        """What all workers have put off and will still store; ranges of the one that is asked."""
         return await self.facts("/v1/shed")

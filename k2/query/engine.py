@@ -196,11 +196,14 @@ class QueryEngine:
         """The vector up to which the tail may let go."""
         return self._sources[table].lake.vector()
 
+    def slots(self) -> dict[str, int]:
+        """Query slots, and who waits for one."""
+        return dataclasses.asdict(self._pool.stats())
+
     def status(self) -> dict[str, Any]:
         """Pool, and per table what a query would read now."""
-        stats = self._pool.stats()
         return {
-            "pool": dataclasses.asdict(stats),
+            "pool": self.slots(),
             "tables": {name: self._table_status(name) for name in self._sources},
         }
 

@@ -3,7 +3,7 @@
 Every worker reports to the control topic once a second. Whoever owns its one partition judges the
 reports and writes the global table; the others read it. A worker whose reports stop is forgotten,
 and a new owner starts from the level in the table. A level set by hand comes the same way, so it
-holds for all and outlives the owner.
+holds for all and outlives the owner. What workers tell of themselves beside is the roster's.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from k2.degradation.memory import MemoryGauge
 from k2.degradation.override import Override
 from k2.errors import K2Error
 from k2.settings import Degradation
+from k2.steps.roster import FORGET_S, Roster
 
 log = structlog.get_logger(__name__)
 
-_FORGET_S = 10.0
 KEY = "level"
 OVERRIDE_KEY = "override"
 HISTORY_KEY = "history"
@@ -47,13 +47,16 @@ class ControlStep:
         *,
         moves_records: bool = True,
         ease: Callable[[], None] = lambda: None,
+        summary: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         """`send(value=…)` writes a report to the control topic and raises `LogError`.
 
         `announce(value=…)`: the same for changes of level, which are also kept in the table.
         `moves_records`: False for a worker whose memory shedding cannot relieve: it refuses queries
         by itself, and must not degrade all others. `ease()`: lets go of what can be made again.
+        `summary()`: what the others are told of this worker.
         """
+        self.roster = Roster(table, clock, worker_id, summary)
         self._moves_records, self._ease = moves_records, ease
         self._own = Controller(settings, clock)
         self._announce = announce
@@ -150,6 +153,7 @@ class ControlStep:
             "worker": self._worker_id,
             "lag": 0 if exempt else self._lag(),
             "memory": 0.0 if exempt or not self._moves_records else self._memory.fraction(),
+            "summary": self.roster.own(),
         }
 
     def judge(self, report: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -161,6 +165,7 @@ class ControlStep:
         """
         if "override" in report:
             self._hold(report["override"])
+        self.roster.note(report)
         self._reports[str(report["worker"])] = (
             self._clock.monotonic_s(),
             Inputs(int(report["lag"]), float(report["memory"])),
@@ -199,9 +204,7 @@ class ControlStep:
     def _inputs(self) -> Inputs:
         now_s = self._clock.monotonic_s()
         self._reports = {
-            worker: entry
-            for worker, entry in self._reports.items()
-            if now_s - entry[0] <= _FORGET_S
+            worker: entry for worker, entry in self._reports.items() if now_s - entry[0] <= FORGET_S
         }
         known = [entry for _, entry in self._reports.values()]
         return Inputs(sum(e.lag for e in known), max(e.memory for e in known))

@@ -88,6 +88,7 @@ class ApiContext:
     - `level`: degradation level, 0..4; at 4 the data endpoints answer 503.
     - `max_rows`: most rows of one SQL answer; `max_body_bytes`: largest request body.
     - `feeds`: the exchange sessions of this worker, for /v1/feeds; must not block.
+    - `workers`: summaries of all workers, this one's first (`k2.steps.roster`); must not block.
     - `operations_open`: `/faust/…` without a key (`/`, `/health…` and `/metrics` always are).
     - `answers_queries`: False on a worker without hot rows, whose answers would lack them.
     - `observe`: called once per request.
@@ -107,6 +108,7 @@ class ApiContext:
     max_rows: int
     max_body_bytes: int
     feeds: Callable[[], Sequence[Mapping[str, Any]]] = tuple
+    workers: Callable[[], Sequence[Mapping[str, Any]]] = tuple
     quality: Callable[[], Sequence[Mapping[str, Any]]] = tuple
     operations_open: bool = False
     answers_queries: bool = True

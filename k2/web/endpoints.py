@@ -19,6 +19,7 @@ from k2.web.resources import (
     replay,
     sql,
     stream,
+    workers,
 )
 
 _OBJECT: Final[Mapping[str, Any]] = {"type": "object"}
@@ -104,13 +105,16 @@ ENDPOINTS: Final = (
              scope="sql", formats=True, statuses=_NO_SNAPSHOT),
     Endpoint("POST", "/v1/sql", "One SELECT", "SQL", sql.sql, models.SqlRequest, _OBJECTS,
              scope="sql", formats=True, statuses=_NO_SNAPSHOT),
-    Endpoint("GET", "/v1/feeds", "Exchange sessions of this worker", "Operations", feeds.feeds,
+    Endpoint("GET", "/v1/feeds", "Exchange sessions of all workers", "Operations", feeds.feeds,
              gives=_OBJECTS),
     Endpoint("GET", "/v1/gaps", "Ids that never came, or came after all", "Operations", feeds.gaps,
              models.GapsRequest, _OBJECTS),
     Endpoint("GET", "/v1/stats", "Rows, files and query slots", "Operations", lake.stats,
              gives=_OBJECT),
-    Endpoint("GET", "/v1/status", "This worker", "Operations", operations.status, gives=_OBJECT),
+    Endpoint("GET", "/v1/status", "This worker, and the totals of all", "Operations",
+             operations.status, gives=_OBJECT),
+    Endpoint("GET", "/v1/workers", "Every worker, as it said last", "Operations", workers.workers,
+             gives=_OBJECTS),
     Endpoint("GET", "/v1/degradation", "The level, why, and its history", "Operations",
              degradation.level, gives=_OBJECT),
     Endpoint("POST", "/v1/degradation", "Hold a level for a while", "Operations",

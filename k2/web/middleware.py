@@ -49,9 +49,17 @@ _ERROR: Final = web.RequestKey("k2_error", str)
 #: Nobody waited for the answer; the number is nginx's.
 _CLIENT_LEFT: Final = 499
 #: Asked by probes, scrapers and screens.
-_WATCHED: Final = frozenset({"/health", "/health/live", "/health/ready", "/metrics", "/v1/status"})
-#: Work on at CIRCUIT_BREAK, because they tell what is going on.
-_ALWAYS: Final = frozenset({"/v1/status", "/v1/degradation", "/v1/degradation/clear", "/v1/shed"})
+_WATCHED: Final = frozenset(
+    {"/health", "/health/live", "/health/ready", "/metrics", "/v1/status", "/v1/workers"}
+)
+#: Answered at CIRCUIT_BREAK and by every worker, because they tell what is going on. Gaps are read
+#: from the lake alone, which needs no hot rows.
+_ALWAYS: Final = frozenset(
+    {
+        *("/v1/status", "/v1/workers", "/v1/shed", "/v1/feeds", "/v1/gaps"),
+        *("/v1/degradation", "/v1/degradation/clear"),
+    }
+)
 
 
 @web.middleware

@@ -209,7 +209,7 @@ async def test_every_read_is_a_method(api: Api, client: K2Client) -> None:
         client.ohlcv("BTCUSDT"), client.ohlcv_batch([Series("BTCUSDT")]), client.ohlcv_health(),
         client.aggregations("BTCUSDT", ["vwap"], "1hour", T0, end), client.sql("select 1"),
         client.gaps(), client.feeds(), client.stats(), client.status(), client.degradation(),
-        client.shed(), anext(client.replay("trades", T0, end)),
+        client.shed(), client.workers(), anext(client.replay("trades", T0, end)),
     ):  # fmt: skip
         await asked
     there = {one.path for one in ENDPOINTS if one.path.startswith("/v1/") and one.scope != "admin"}

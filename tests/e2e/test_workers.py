@@ -12,6 +12,7 @@ from k2.topics import BINANCE_TRADES
 from tests.e2e.cluster import (
     FEED,
     FIRST_ID,
+    SESSIONS,
     SYMBOLS,
     Cluster,
     every_trade_once,
@@ -120,3 +121,46 @@ async def test_roles_on_workers_of_their_own_bring_every_trade_into_the_lake(
     ids = trades_by_symbol(tmp_path / "data")
     assert sum(map(len, ids.values())) == trades
     assert gap_events(tmp_path / "data") == {}
+
+
+async def test_a_worker_that_only_answers_shows_what_the_others_do(cluster: Cluster) -> None:
+    await cluster.start_exchange("simulate", "--symbols", ",".join(SYMBOLS), "--rate", "400")
+    mover = await cluster.start("mover", K2_ROLES="source,validate,sink,control", **FEED)
+    query = await cluster.start("query", K2_ROLES="query")
+    await cluster.until(
+        "both know the other, and what it has stored",
+        lambda found: all(
+            status["cluster"]["workers"] == 2 and status["cluster"]["rows"] > 0
+            for status in found.values()
+        ),
+    )
+    hold = {"level": "CIRCUIT_BREAK", "minutes": 5, "reason": "a test"}
+    assert (await query.request("POST", "/v1/degradation", json=hold))[0] == 200
+    await cluster.until(
+        "what is put off shows where nothing is put off",
+        lambda found: found["query"]["cluster"]["shed_pending"] > 0,
+    )
+    _, shed = await query.get("/v1/shed")
+    assert shed["data"]["pending"] == sum(shed["data"]["pending_by_tier"].values()) > 0
+    assert shed["data"]["ranges"] == []
+    _, workers = await query.get("/v1/workers")
+    asked, other = workers["data"]
+    assert (asked["here"], asked["roles"], asked["sessions"]) == (True, ["query"], [])
+    assert (other["here"], other["level"]) == (False, "CIRCUIT_BREAK")
+    assert other["age_s"] < 10
+    for one in (query, mover):
+        status, feeds = await one.get("/v1/feeds")
+        assert (status, {feed["session"] for feed in feeds["data"]}) == (200, set(SESSIONS))
+        assert {feed["worker"] for feed in feeds["data"]} == {other["worker"]}
+        assert (await one.get("/v1/gaps"))[0] == 200
+        assert (await one.get("/v1/trades"))[0] == 503
+    assert (await query.request("POST", "/v1/degradation/clear", json={}))[0] == 200
+    await cluster.until(
+        "all is brought",
+        lambda found: (
+            found["query"]["level"] == 0 and found["query"]["cluster"]["shed_pending"] == 0
+        ),
+    )
+    assert await cluster.stop("mover") == 0
+    await cluster.until("it is gone", lambda found: found["query"]["cluster"]["workers"] == 1)
+    assert await cluster.stop("query") == 0

@@ -213,6 +213,25 @@ def test_an_exempt_owner_still_judges_the_others(clock: ManualClock) -> None:
     assert exempt.report("w2", lag=1_000) is Level.AGGRESSIVE
 
 
+async def test_reports_carry_a_summary_and_those_of_an_older_version_none(
+    clock: ManualClock,
+) -> None:
+    table: dict[str, Any] = {}
+    worker = Worker(clock, table)
+    worker.step = ControlStep(
+        Degradation(_env_file=None, **LAGS), table, worker._send, lambda: 0, clock, "w1",
+        summary=lambda: {"host": "h", "api": "http://h:8000", "rows": 5},
+    )  # fmt: skip
+    await worker.step.set_override(None)
+    worker.step.judge(worker.sent[-1])
+    assert worker.report("older", lag=150) is Level.SOFT, "its lag counts as before"
+    assert [one["worker"] for one in worker.step.roster.all()] == ["w1"]
+    # An owner of an older version looks at these alone.
+    assert worker.sent[-1].keys() == {"worker", "lag", "memory", "override", "summary"}
+    assert table["workers"]["workers"]["w1"]["rows"] == 5
+    assert table[KEY]["level"] == Level.SOFT
+
+
 def by_hand(owner: Worker, level: str, minutes: float = 10) -> Override:
     return Override.of(level, minutes, "rehearsal", "ops", owner.clock.now_us())
 

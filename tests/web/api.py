@@ -31,6 +31,7 @@ class Api:
     level: int = 0
     checks: list[Check] = field(default_factory=list)
     done: list[RequestDone] = field(default_factory=list)
+    workers: list[dict[str, Any]] = field(default_factory=list)
 
     async def get(self, path: str, **params: Any) -> tuple[int, dict[str, Any]]:
         async with self.client.get(path, params=params, headers=KEY) as response:
@@ -64,6 +65,7 @@ async def running(path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
         max_body_bytes=10_000,
         observe=made.done.append,
         degradation=control,
+        workers=lambda: made.workers,
     )
     made.client = TestClient(TestServer(build_api(context)))
     await made.client.start_server()

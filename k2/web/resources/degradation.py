@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from k2.cluster import shed_by_tier, totals
 from k2.degradation.override import Override
 from k2.web.context import CONTEXT, ApiContext, DegradationDesk
 from k2.web.envelope import answer
@@ -32,8 +33,20 @@ async def release(request: web.Request, _given: Request) -> web.Response:
 
 
 async def shed(request: web.Request, _given: Request) -> web.Response:
-    """GET /v1/shed: ranges of the log that this worker has put off and will still store."""
-    return answer(request, request.config_dict[CONTEXT].shed())
+    """GET /v1/shed: what all workers have put off and will still store, and the ranges of this."""
+    context = request.config_dict[CONTEXT]
+    return answer(request, {**context.shed(), **_shed_totals(context)})
+
+
+def _shed_totals(context: ApiContext) -> dict[str, object]:
+    workers = context.workers()
+    total = totals(workers)
+    return {
+        "workers": total["workers"],
+        "pending": total["shed_pending"],
+        "pending_by_tier": shed_by_tier(workers),
+        "brought": total["shed_brought"],
+    }
 
 
 def _facts(context: ApiContext) -> dict[str, object]:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from k2.cluster import totals
 from k2.settings import LOCAL_API_KEY
 from k2.web import page as live_page
 from k2.web.context import CONTEXT, ApiContext, Check, Health
@@ -26,6 +27,7 @@ _LINKS = {
     "stream": "/v1/stream",
     "sql": "/v1/sql",
     "status": "/v1/status",
+    "workers": "/v1/workers",
     "health": "/health",
     "metrics": "/metrics",
     "faust": "/faust/",
@@ -46,11 +48,16 @@ async def index(request: web.Request, _given: Request) -> web.Response:
 
 
 async def status(request: web.Request, _given: Request) -> web.Response:
-    """GET /v1/status: level, roles, lag, and what a query would read now."""
+    """GET /v1/status: level, roles, lag, what a query would read now, and all workers' totals."""
     context = request.config_dict[CONTEXT]
     return answer(
         request,
-        {**context.status(), "level": context.level(), "query": context.queries.status()},
+        {
+            **context.status(),
+            "level": context.level(),
+            "query": context.queries.status(),
+            "cluster": totals(context.workers()),
+        },
     )
 
 
