@@ -26,11 +26,11 @@ def degrade() -> None:
 @degrade.command()
 @click.option("--json", "as_json", is_flag=True, help="The answer as one JSON object.")
 def status(as_json: bool) -> None:
-    """The level, why it is that, what is put off, and the last changes."""
+    """The level, why it is that, what is put off, the last changes, and the workers."""
     found = _ask("GET", "/v1/degradation")
-    shed = _ask("GET", "/v1/shed")
+    shed, workers = _ask("GET", "/v1/shed"), _ask("GET", "/v1/workers")
     if as_json:
-        print(json.dumps({**found, "shed": shed}))
+        print(json.dumps({**found, "shed": shed, "workers": workers}))
         return
     print(f"{found['level']}{': ' + found['reason'] if found['reason'] else ''}")
     override = found["override"]
@@ -40,6 +40,8 @@ def status(as_json: bool) -> None:
     for change in found["history"][-10:]:
         when = _time(change["at_us"])
         print(f"  {when}  {change['before']} → {change['after']}: {change['reason']}")
+    if len(workers) > 1:
+        _print_workers(workers)
 
 
 @degrade.command(name="set")
@@ -60,9 +62,23 @@ def clear() -> None:
     print("lag and memory decide again")
 
 
+def _print_workers(workers: list[dict[str, Any]]) -> None:
+    print(f"{len(workers)} workers, {sum(one['lag'] for one in workers)} messages of lag")
+    rows = [("worker", "roles", "lag", "memory", "level", "told"), *map(_row, workers)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print(f"  {'  '.join(cells)}".rstrip())
+
+
+def _row(one: dict[str, Any]) -> tuple[str, ...]:
+    load = (str(one["lag"]), f"{one['memory']:.0%}", one["level"])
+    return (one["worker"], ",".join(one["roles"]), *load, f"{one['age_s']:.0f} s ago")
+
+
 def _time(at_us: int) -> str:
     return datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def _ask(method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+def _ask(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
     return ask(load_settings().api, method, path, body)

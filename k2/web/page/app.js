@@ -1,5 +1,5 @@
-// Draws what /v1/status says every second, and candles as /v1/stream pushes them. Text from the
-// network is only ever set as text, never as markup.
+// Draws what /v1/status says every second (and /v1/workers where there are more workers than one), and
+// candles as /v1/stream pushes them. Text from the network is only ever set as text, never as markup.
 const EVERY_MS = 1000;
 const CANDLES = 60;
 const GAPS = 100;
@@ -11,6 +11,7 @@ const given = document.querySelector('meta[name="k2-key"]').content;
 let key = sessionStorage.getItem("k2-key") || given;
 let symbol = null;
 let before = null;
+let told = new Map();
 let following = new AbortController();
 
 // The data of an answer; null where there is nothing (404).
@@ -64,13 +65,62 @@ function rates(status, nowMs) {
   return per;
 }
 
-function drawStages(status, per) {
+// What other workers say is some seconds old: what each has done is over the time between its words.
+function ratesOfAll(workers) {
+  const names = { source: "frames", validate: "records", sink: "rows" };
+  const per = { source: 0, validate: 0, sink: 0 };
+  told = new Map(workers.map((one) => {
+    const old = told.get(one.worker);
+    if (old?.at_us === one.at_us) return [one.worker, old];
+    const heard = { ...one, per: {} };
+    for (const [name, counter] of Object.entries(names)) {
+      heard.per[name] = old
+        ? Math.max(0, (one[counter] - old[counter]) * 1e6 / (one.at_us - old.at_us)) : 0;
+    }
+    return [one.worker, heard];
+  }));
+  for (const one of told.values()) for (const name of Object.keys(per)) per[name] += one.per[name];
+  return per;
+}
+
+// With one worker the page shows what it says of itself, with more of them what they add up to.
+function ofAll(status, workers) {
+  const total = status.cluster;
+  const sessions = workers.flatMap(
+    (one) => one.sessions.map((feed) => ({ ...feed, worker: one.worker })));
+  return {
+    ...status, lag: total.lag, source: { ...status.source, ...total, sessions },
+    validate: { ...status.validate, ...total }, sink: { ...status.sink, ...total },
+  };
+}
+
+function drawWorkers(workers) {
+  $("others").hidden = !workers;
+  if (!workers) return;
+  $("workers-count").textContent = workers.length;
+  rows("workers", workers.map((one) => [
+    cell("td", one.worker), cell("td", one.roles.join(", ")), cell("td", number(one.lag), "n"),
+    cell("td", `${number(100 * one.memory)} %`, "n"),
+    cell("td", one.level, one.level === "NORMAL" ? "good" : "warn"),
+    cell("td", one.here ? "now" : `${number(one.age_s)} s ago`, "n"),
+  ]));
+}
+
+function memoryOf(status, workers) {
+  if (!workers) {
+    return [`${number(status.memory.rss_mb)} MB`,
+      `${number(100 * status.degradation.memory_fraction)} % of the limit`];
+  }
+  const fullest = Math.max(...workers.map((one) => one.memory));
+  return [`${number(100 * fullest)} %`, `of its limit, the fullest of ${workers.length}`];
+}
+
+function drawStages(status, per, workers) {
   const stages = [
     ["Source", `${number(per.source)} frames/s`, `${number(status.source.queued)} queued`],
     ["Validate", `${number(per.validate)} records/s`, `${number(status.lag)} behind`],
     ["Sink", `${number(per.sink)} rows/s`, `${number(status.sink.pending_rows)} waiting`],
-    ["Memory", `${number(status.memory.rss_mb)} MB`,
-      `${number(100 * status.degradation.memory_fraction)} % of the limit`],
+    ["Memory", ...memoryOf(status, workers)],
   ];
   $("stages").replaceChildren(...stages.map(([name, rate, more]) => {
     const stage = document.createElement("li");
@@ -120,8 +170,15 @@ async function drawGaps() {
     cell("td", number(gap.missing), "n"), cell("td", String(gap.expected), "n")]));
 }
 
-function drawStatus(status, nowMs) {
-  const per = rates(status, nowMs);
+async function drawAll() {
+  const own = await ask("/v1/status");
+  const workers = own.cluster.workers > 1 ? await ask("/v1/workers") : null;
+  drawWorkers(workers);
+  drawStatus(workers ? ofAll(own, workers) : own, workers, Date.now());
+}
+
+function drawStatus(status, workers, nowMs) {
+  const per = workers ? ratesOfAll(workers) : rates(status, nowMs);
   $("version").textContent = `${status.version} · ${status.environment}`;
   const level = status.degradation.level;
   badge("level", status.degradation.name, level === 0 ? "good" : level < 3 ? "warn" : "bad");
@@ -129,7 +186,7 @@ function drawStatus(status, nowMs) {
   drawShedding(status);
   const fresh = status.freshness_ms ?? {};
   badge("freshness", `fresh within ${number(fresh.p50)} / ${number(fresh.p99)} ms`, "");
-  drawStages(status, per);
+  drawStages(status, per, workers);
   drawSymbols(status.symbols);
   rows("lake", Object.entries(status.sink.tables).map(([name, table]) => [
     cell("td", name), cell("td", number(status.lake[name] ?? table.rows), "n"),
@@ -139,7 +196,9 @@ function drawStatus(status, nowMs) {
   rows("feeds", status.source.sessions.map((feed) => {
     const silentS = feed.last_frame_us ? (nowMs * 1000 - feed.last_frame_us) / 1e6 : null;
     const reconnects = Object.values(feed.reconnects).reduce((sum, one) => sum + one, 0);
-    return [cell("td", feed.session),
+    const session = cell("td", feed.session);
+    if (feed.worker) session.title = `on ${feed.worker}`;
+    return [session,
       cell("td", feed.state, feed.state === "connected" ? "good" : "bad"),
       cell("td", number(feed.frames), "n"),
       cell("td", silentS == null ? "" : `${number(Math.max(0, silentS))} s`, "n"),
@@ -147,7 +206,7 @@ function drawStatus(status, nowMs) {
   }));
   const facts = {
     "Duplicates dropped": status.validate.duplicates, "Late records": status.validate.late,
-    "Gaps opened here": status.validate.gaps_opened,
+    [workers ? "Gaps opened" : "Gaps opened here"]: status.validate.gaps_opened,
     "Dead letters": status.validate.dead_letters, "Frames refused": status.source.refused,
     "Put off, still waiting": status.validate.shed_pending,
   };
@@ -272,7 +331,7 @@ $("key-form").addEventListener("submit", (event) => {
   sessionStorage.setItem("k2-key", key);
   $("key-form").hidden = true;
 });
-forever(async () => drawStatus(await ask("/v1/status"), Date.now()), EVERY_MS);
+forever(drawAll, EVERY_MS);
 followForever();
 (async () => {
   for (;;) {
