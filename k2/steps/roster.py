@@ -20,8 +20,9 @@ FORGET_S: Final = 10.0
 #: Between two writes; and at the latest, so that ages tell who is written about no more.
 _WRITE_S: Final = 2.0
 _REFRESH_S: Final = 10.0
-#: Not shown any more: nobody owns the control partition, or an older version does.
-_STALE_S: Final = 60.0
+#: Not shown any more. Only while nobody owns the control partition, or an older version does, is
+#: anything older than a few seconds; until then its age tells.
+_STALE_S: Final = 300.0
 #: Sessions in one record of the changelog: Kafka refuses those above a megabyte.
 _MOST_SESSIONS: Final = 1_000
 

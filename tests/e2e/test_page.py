@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.cluster import FEED, SESSIONS, SYMBOLS, Cluster
 from tests.e2e.harness import Stack
 from tests.services import chromium
 
@@ -25,6 +26,8 @@ SHOWN = 'document.querySelector("#chart-symbol").textContent'
 SEEN = '[document.querySelector("#chart-price").textContent, Date.now()]'
 GAPS = 'document.querySelector("#gaps-count").textContent'
 BANNER = 'document.querySelector("#shedding")'
+OTHERS = 'document.querySelector("#others")'
+STAGES = '[...document.querySelectorAll("#stages div:not(.note)")].map((one) => one.textContent)'
 FRAMES = 'document.querySelector("#feeds td.n")?.textContent'
 
 
@@ -85,6 +88,7 @@ async def test_page_shows_what_happens_and_survives_a_restart(tmp_path: Path) ->
             await eventually_shown_in_time(stack, page)
             await page.until(f'{GAPS} === "0"')
             assert await page.value(f"{BANNER}.hidden"), "at NORMAL there is nothing to say"
+            assert await page.value(f"{OTHERS}.hidden"), "one worker is no table"
             await shot(page, "light")
             await hold(stack, "GRACEFUL")
             await page.until(f'{BANNER}.textContent.includes("tier 3")')
@@ -138,6 +142,33 @@ async def test_page_shows_what_happens_and_survives_a_restart(tmp_path: Path) ->
             await shot(page, "phone-light")
             assert page.errors == []
         assert await stack.stop_worker() == 0
+
+
+@pytest.mark.kafka
+async def test_the_page_of_a_worker_that_only_answers_shows_them_all(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    chromium.need()
+    await cluster.start_exchange("simulate", "--symbols", ",".join(SYMBOLS), "--rate", "400")
+    await cluster.start("mover", K2_ROLES="source,validate,sink,control", **FEED)
+    query = await cluster.start("query", K2_ROLES="query")
+    url = f"http://127.0.0.1:{query.port}/"
+    async with chromium.opened(url, tmp_path / "profile", "--window-size=1200,1000") as page:
+        await page.until(f"{ROWS} === {len(SYMBOLS)} && {LIVE} && !{OTHERS}.hidden")
+        roles = '[...document.querySelectorAll("#workers td:nth-child(2)")].map(c => c.textContent)'
+        assert await page.value(roles) == ["query", "source, validate, sink, control"]
+        await page.until(f'document.querySelectorAll("#feeds tr").length === {len(SESSIONS)}')
+        await page.until(f'{STAGES}.slice(0, 3).every((one) => !one.startsWith("0 "))')
+        await shot(page, "workers")
+        await page.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=390, height=844, deviceScaleFactor=2, mobile=True,
+        )  # fmt: skip
+        await page.until("window.innerWidth === 390")
+        assert await page.value("document.documentElement.scrollWidth") <= 390
+        assert page.errors == []
+    for name in ("mover", "query"):
+        assert await cluster.stop(name) == 0
 
 
 async def test_programs_get_json_and_a_key_that_is_secret_is_not_on_the_page(

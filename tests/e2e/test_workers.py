@@ -162,5 +162,4 @@ async def test_a_worker_that_only_answers_shows_what_the_others_do(cluster: Clus
         ),
     )
     assert await cluster.stop("mover") == 0
-    await cluster.until("it is gone", lambda found: found["query"]["cluster"]["workers"] == 1)
     assert await cluster.stop("query") == 0

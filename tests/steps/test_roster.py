@@ -141,7 +141,7 @@ async def test_an_owner_of_an_older_version_leaves_what_is_there_until_it_is_too
     owner: Worker, other: Worker
 ) -> None:
     await reported(owner, owner, other)
-    await owner.clock.advance(50.0)
+    await owner.clock.advance(290.0)
     assert other.shown() == {"w2": 0, "w1": 0}
     await owner.clock.advance(15.0)
     assert other.shown() == {"w2": 0}
