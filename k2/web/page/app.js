@@ -87,7 +87,7 @@ function ratesOfAll(workers) {
 function ofAll(status, workers) {
   const total = status.cluster;
   const sessions = workers.flatMap(
-    (one) => one.sessions.map((feed) => ({ ...feed, worker: one.worker })));
+    (one) => one.sessions.map((feed) => ({ ...feed, worker: one.worker, at_us: one.at_us })));
   return {
     ...status, lag: total.lag, source: { ...status.source, ...total, sessions },
     validate: { ...status.validate, ...total }, sink: { ...status.sink, ...total },
@@ -99,9 +99,9 @@ function drawWorkers(workers) {
   if (!workers) return;
   $("workers-count").textContent = workers.length;
   rows("workers", workers.map((one) => [
-    cell("td", one.worker), cell("td", one.roles.join(", ")), cell("td", number(one.lag), "n"),
-    cell("td", `${number(100 * one.memory)} %`, "n"),
+    cell("td", one.worker), cell("td", one.roles.join(", ")),
     cell("td", one.level, one.level === "NORMAL" ? "good" : "warn"),
+    cell("td", number(one.lag), "n"), cell("td", `${number(100 * one.memory)} %`, "n"),
     cell("td", one.here ? "now" : `${number(one.age_s)} s ago`, "n"),
   ]));
 }
@@ -190,11 +190,14 @@ function drawStatus(status, workers, nowMs) {
   drawSymbols(status.symbols);
   rows("lake", Object.entries(status.sink.tables).map(([name, table]) => [
     cell("td", name), cell("td", number(status.lake[name] ?? table.rows), "n"),
-    cell("td", number(table.commits), "n"), cell("td", number(status.lake_files[name]), "n"),
+    // Commits are this worker's own; one without the role has no say.
+    cell("td", workers && !table.commits ? "" : number(table.commits), "n"), cell("td", number(status.lake_files[name]), "n"),
     cell("td", table.last_commit_ms == null ? "" : `${number(table.last_commit_ms)} ms`, "n"),
   ]));
   rows("feeds", status.source.sessions.map((feed) => {
-    const silentS = feed.last_frame_us ? (nowMs * 1000 - feed.last_frame_us) / 1e6 : null;
+    // Of another worker's session: when it last said so.
+    const atUs = feed.at_us ?? nowMs * 1000;
+    const silentS = feed.last_frame_us ? (atUs - feed.last_frame_us) / 1e6 : null;
     const reconnects = Object.values(feed.reconnects).reduce((sum, one) => sum + one, 0);
     const session = cell("td", feed.session);
     if (feed.worker) session.title = `on ${feed.worker}`;
