@@ -290,8 +290,8 @@ class Degradation(Group):
     exempt: bool = Field(False, description="Loads, replays and benchmarks: never degrade.")
     source_yields: bool = Field(
         True,
-        description="From AGGRESSIVE on a worker's sessions leave half of the time to validation; "
-        "off: they read all they can, and tier 1 may fall behind as well.",
+        description="From AGGRESSIVE on a worker's sessions give way while its validation is "
+        "behind; off: they read all they can, and tier 1 may fall behind as well.",
     )
     tiers_file: types.OptionalFile = Field(
         "", description="JSON: asset class -> {tier1: [...], tier2: [...]}; empty: K2's own list."

@@ -81,7 +81,7 @@ def _decimal(value: Any) -> Decimal:
 
 def _columns(value: Any) -> tuple[str, ...]:
     parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+    if not isinstance(parts, list) or not parts or not all(isinstance(p, str) for p in parts):
         raise TypeError(value)
     return tuple(dict.fromkeys(part.strip() for part in parts))
 

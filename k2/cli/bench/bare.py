@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -32,6 +33,7 @@ def silence() -> None:
             setattr(replaced, name, nothing)
     gauge: Any = Gauge
     gauge.remove = nothing
+    gauge.track_inprogress = lambda *_: nullcontext()
     logging.disable(logging.CRITICAL)
 
 
