@@ -17,4 +17,4 @@ for service in SERVICES:
         service.fetch()
     except ConfigError as exc:
         # The tests that need it say so, too.
-        print(exc.message, file=sys.stderr)
+        sys.stderr.write(f"{exc.message}\n")
