@@ -9,29 +9,42 @@ import pytest
 from k2.query.turns import Turns
 
 
-async def test_others_have_a_turn_between_two() -> None:
-    turns, told = Turns(), list[str]()
+class Clock:
+    """Each look at it is a millisecond later."""
 
-    async def answer(name: str) -> None:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        self.now_s += 0.001
+        return self.now_s
+
+
+async def test_after_a_few_milliseconds_others_have_a_turn() -> None:
+    turns, told = Turns(Clock()), list[str]()
+
+    async def answer(number: int) -> None:
         async with turns:
-            told.append(name)
+            told.append(str(number))
 
     async def other() -> None:
         for _ in range(4):
             told.append("other")
             await asyncio.sleep(0)
 
-    await asyncio.gather(answer("a"), answer("b"), answer("c"), other())
-    assert [name for name in told if name != "other"] == ["a", "b", "c"]
-    assert "other" in told[1 : told.index("b")], told
-    assert "other" in told[told.index("b") : told.index("c")], told
+    await asyncio.gather(*(answer(number) for number in range(12)), other())
+    answers = [name for name in told if name != "other"]
+    assert answers == [str(number) for number in range(12)], "first come, first served"
+    runs = " ".join(told).split("other")
+    assert max(len(run.split()) for run in runs) == 5, told
 
 
 async def test_one_that_fails_or_is_given_up_keeps_nobody_waiting() -> None:
-    turns = Turns()
-    with pytest.raises(ValueError, match="wrong"):
-        async with turns:
-            raise ValueError("wrong")
+    turns = Turns(Clock())
+    for _ in range(5):
+        with pytest.raises(ValueError, match="wrong"):
+            async with turns:
+                raise ValueError("wrong")
 
     async def answer() -> None:
         async with turns:
