@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 #: What they may take of one turn of the loop. Less, and answers wait for the pipeline instead.
-_MOST_S: Final = 0.005
+_MOST_S: Final = 0.01
 
 
 class Turns:
