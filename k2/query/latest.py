@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from k2.lake.reader import LakeFile
@@ -64,8 +65,18 @@ def _hot(pinned: Pin[ColdSnapshot], bounds: Bounds) -> dict[Pair, LastRow]:
 
 
 def _table(snapshot: ColdSnapshot, found: Mapping[Pair, LastRow]) -> pa.Table:
-    tables = [found[pair].rows.slice(found[pair].index, 1) for pair in sorted(found)]
-    return pa.concat_tables([snapshot.columns.empty_table(), *tables]).combine_chunks()
+    """The rows, sorted by their pair. Those of one chunk or file are taken in one go."""
+    rows = [found[pair] for pair in sorted(found)]
+    places: dict[int, list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(id(row.rows), []).append(place)
+    tables = [
+        rows[own[0]].rows.take(pa.array([rows[place].index for place in own]))
+        for own in places.values()
+    ]
+    back = np.argsort([place for own in places.values() for place in own])
+    together = pa.concat_tables([snapshot.columns.empty_table(), *tables])
+    return together.take(pa.array(back, pa.int64())).combine_chunks()
 
 
 def _known_us(found: Mapping[Pair, LastRow], symbols: frozenset[str] | None) -> Mapping[str, int]:
