@@ -227,7 +227,7 @@ class Worker:
             self.app.producer,
             self.app.transport,
             self.epoch_of,
-            self.level,
+            lambda: int(self.control.bringing),
             self.clock,
             Cut(settings.validate_.group_records, settings.kafka.max_batch_bytes),
         )

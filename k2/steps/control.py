@@ -81,6 +81,15 @@ class ControlStep:
         return Level(entry["level"]) if entry else Level.NORMAL
 
     @property
+    def bringing(self) -> Level:
+        """The level as far as bringing what was put off goes: NORMAL, too, where only memory holds
+        SOFT, which puts nothing off. Memory that rests near its trigger must not keep it waiting.
+        """
+        held = _held_of(self._entry())
+        calm = held.lag is Level.NORMAL and held.level <= Level.SOFT and held.hand is None
+        return Level.NORMAL if calm else self.level
+
+    @property
     def here(self) -> Level:
         """The level of this worker: that of all, or a higher one for its own memory's sake."""
         return max(self.level, self._own.level)

@@ -331,3 +331,13 @@ async def test_a_worker_that_moves_no_records_degrades_only_itself(clock: Manual
     assert full.step.here is Level.CIRCUIT_BREAK
     assert full.step.facts()["memory_level"] == "CIRCUIT_BREAK"
     assert eased, "what can be made again is let go first"
+
+
+def test_memory_at_soft_does_not_keep_what_was_put_off_waiting(owner: Worker) -> None:
+    assert owner.report("w1", memory=0.75) is Level.SOFT
+    assert owner.step.bringing is Level.NORMAL
+    owner.report("w1", memory=0.85)
+    assert owner.step.bringing is Level.GRACEFUL, "it would be put off again"
+    other = Worker(owner.clock, {})
+    assert other.report("w1", lag=100) is Level.SOFT
+    assert other.step.bringing is Level.SOFT, "lag comes first"
