@@ -59,11 +59,14 @@ class RowTexts:
         if len(chunk.sequences) <= _WHOLE_ROWS:
             places = np.arange(len(chunk.sequences))
         keys = (chunk.sequences[places] << _PLACE_BITS | self._number(chunk)).tolist()
+        # Chunks are merged: some of its rows were made in the one they came in.
+        fresh = [index for index, key in enumerate(keys) if key not in self._known]
+        keys, places = [keys[index] for index in fresh], places[fresh]
         texts = json_texts(chunk.rows.take(pa.array(places)), parse_json=JSON_COLUMNS)
         return dict(zip(keys, texts, strict=True))
 
     def _keep(self, made: dict[int, bytes]) -> None:
-        self._held += sum(len(text) for key, text in made.items() if key not in self._known)
+        self._held += sum(map(len, made.values()))
         self._known |= made
         while self._held > self._max_bytes:
             # The one that was made first.
