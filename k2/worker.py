@@ -19,6 +19,7 @@ from k2.clock import SYSTEM_CLOCK
 from k2.cluster import summary_of
 from k2.codec.schemas import kind_of
 from k2.codecs import Codecs, open_registry
+from k2.degradation.levels import Level
 from k2.degradation.memory import MemoryGauge
 from k2.errors import K2Error, LakeError
 from k2.faultpoints import Point, reached
@@ -145,9 +146,10 @@ class Worker:
         self._opened = True
 
     def _may_maintain(self) -> bool:
-        """Elected, and the lake is well: maintenance can wait, rows cannot."""
+        """Elected, the lake is well, and nothing is put off: maintenance can wait, rows cannot."""
         elected = TP(MAINTENANCE, 0) in self.app.consumer.assignment()
-        return elected and self.breakers.lake_ready
+        sheds = self.control.here >= Level.GRACEFUL
+        return elected and self.breakers.lake_ready and not sheds
 
     def epoch_of(self, topic: str) -> str:
         """The incarnation of the log of record behind a topic."""

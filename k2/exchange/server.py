@@ -45,7 +45,8 @@ class ExchangeServer:
     """Serves `feed` on `host:port` (port 0: the system chooses; see `port` after `start`).
 
     `speed` is a multiple of real time, None means as fast as possible. By the clock, the clock
-    starts with the first subscription unless `wait_for_client` is False.
+    starts with the first subscription unless `wait_for_client` is False. `sent` keeps the last
+    `sends` times of sending and, with `keep_ids`, every id.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class ExchangeServer:
         mode: Mode = "per-connection",
         wait_for_client: bool = True,
         sends: int = DEFAULT_SENDS,
+        keep_ids: bool = False,
         pings: PingPolicy | None = None,
         clock: Clock = SYSTEM_CLOCK,
         dialect: Dialect | None = None,
@@ -70,7 +72,7 @@ class ExchangeServer:
         self.feed = feed
         self.clock = clock
         self.faults = Faults(clock)
-        self.sent = Tally(sends)
+        self.sent = Tally(sends, keep_ids=keep_ids)
         self.played = Tally()
         #: What was played last, for sending it again.
         self.recent: deque[Frame] = deque(maxlen=_RECENT_FRAMES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -53,12 +54,14 @@ def ids_of(frames: Iterable[Frame]) -> list[int | None]:
 
 
 class StreamTally:
-    """Frames of one stream and the lowest and highest id among them."""
+    """Frames of one stream and the lowest and highest id among them; with `keep_ids` every id."""
 
-    __slots__ = ("count", "first_id", "kind", "last_id")
+    __slots__ = ("count", "first_id", "ids", "kind", "last_id")
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, keep_ids: bool = False) -> None:
         self.kind = kind
+        #: Eight bytes each: there may be tens of millions.
+        self.ids: array[int] | None = array("q") if keep_ids else None
         self.count = 0
         self.first_id: int | None = None
         self.last_id: int | None = None
@@ -67,6 +70,8 @@ class StreamTally:
         self.count += 1
         if ident is None:
             return
+        if self.ids is not None:
+            self.ids.append(ident)
         if self.last_id is None or ident > self.last_id:
             self.last_id = ident
         if self.first_id is None or ident < self.first_id:
@@ -76,15 +81,17 @@ class StreamTally:
 class Tally:
     """Counts per stream, and a bounded ring of (stream, id, wall time of sending in ns)."""
 
-    def __init__(self, ring: int = 0) -> None:
+    def __init__(self, ring: int = 0, *, keep_ids: bool = False) -> None:
         self.streams: dict[str, StreamTally] = {}
+        self._keep_ids = keep_ids
         self._ring = ring
         self.sends: deque[tuple[str, int, int]] = deque(maxlen=ring)
 
     def stream(self, name: str) -> StreamTally:
         found = self.streams.get(name)
         if found is None:
-            found = self.streams[name] = StreamTally(kind_of(name))
+            found = StreamTally(kind_of(name), keep_ids=self._keep_ids)
+            self.streams[name] = found
         return found
 
     def add(self, frame: Frame, sent_ns: int) -> None:

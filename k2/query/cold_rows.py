@@ -52,9 +52,10 @@ class Wanted(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
-    """A row group: its rows, and what its statistics say."""
+class RowGroup:
+    """A row group of a file: how many rows, and what its statistics say of them."""
 
+    file: LakeFile
     index: int
     rows: int
     symbols: tuple[str, str] | None
@@ -66,7 +67,7 @@ class _Footer:
     """`plain`: the file has our columns under our names, ids and types."""
 
     metadata: pq.FileMetaData
-    groups: tuple[_Group, ...]
+    groups: tuple[RowGroup, ...]
     plain: bool
 
 
@@ -74,8 +75,7 @@ class _Footer:
 class Looked:
     """What was looked at of a file: `keys` of its `groups`; the wanted rows are at `places`."""
 
-    file: LakeFile
-    groups: tuple[_Group, ...]
+    groups: tuple[RowGroup, ...]
     keys: pa.Table
     places: _Ints
 
@@ -86,7 +86,7 @@ class ColdRows:
     def __init__(
         self, columns: pa.Schema, time_column: str, *, cache_bytes: int = _CACHE_BYTES
     ) -> None:
-        self._columns, self._time_column = columns, time_column
+        self.columns, self._time_column = columns, time_column
         self._cache_bytes = cache_bytes
         self._footers: OrderedDict[str, _Footer] = OrderedDict()
         self._decoded: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
@@ -102,69 +102,68 @@ class ColdRows:
                 return False
         return all(self._footer(file).plain for file in files)
 
-    def look(self, file: LakeFile, wanted: Wanted) -> Looked:
-        """Which rows of `file` are wanted; only the columns `wanted` names are decoded.
+    def groups(self, file: LakeFile, wanted: Wanted) -> list[RowGroup]:
+        """Those that may have wanted rows. Raises `FileGoneError`, as all methods here."""
+        every = self._footer(file).groups
+        return [one for one in every if wanted.may_be_in(one.symbols, one.times_us)]
 
-        Raises `FileGoneError`, as all methods here.
+    def look(self, groups: Sequence[RowGroup], wanted: Wanted) -> Looked:
+        """Which rows of some groups of one file are wanted.
+
+        Only the columns `wanted` names are decoded.
         """
-        footer = self._footer(file)
-        groups = tuple(one for one in footer.groups if wanted.may_be_in(one.symbols, one.times_us))
-        names = wanted.columns
-        if not groups:
-            nothing = self._columns.empty_table().select(list(names))
-            return Looked(file, groups, nothing, np.empty(0, np.int64))
-        keys = self._keys(file, footer, groups, names)
-        return Looked(file, groups, keys, wanted.rows(keys))
+        keys = self._keys(groups, wanted.columns)
+        return Looked(tuple(groups), keys, wanted.rows(keys))
 
     def take(self, looked: Looked, places: _Ints) -> pa.Table:
         """All columns of the rows at `places` (rising) of what was looked at."""
-        chosen: list[tuple[_Group, pa.Array]] = []
+        chosen: list[tuple[RowGroup, pa.Array]] = []
         first = 0
         for group in looked.groups:
             low, high = np.searchsorted(places, (first, first + group.rows))
             if high > low:
                 chosen.append((group, pa.array(places[low:high] - first)))
             first += group.rows
-        whole = self._whole(looked.file, [group for group, _ in chosen])
+        whole = self._whole([group for group, _ in chosen])
         found = [rows.take(at) for rows, (_, at) in zip(whole, chosen, strict=True)]
-        return pa.concat_tables([self._columns.empty_table(), *found])
+        return pa.concat_tables([self.columns.empty_table(), *found])
 
     def read(self, file: LakeFile, wanted: Wanted, names: Sequence[str]) -> pa.Table:
         """The wanted rows of `file`, only the columns `names`, which `wanted` has to name too."""
-        looked = self.look(file, wanted)
+        looked = self.look(self.groups(file, wanted), wanted)
         rows, places = looked.keys.select(list(names)), looked.places
         if len(places) and places[-1] - places[0] + 1 == len(places):
             # Sorted by symbol and time, what is wanted of a symbol usually lies together.
             return rows.slice(int(places[0]), len(places))
         return rows.take(pa.array(places))
 
-    def _keys(
-        self, file: LakeFile, footer: _Footer, groups: Sequence[_Group], names: Sequence[str]
-    ) -> pa.Table:
+    def _keys(self, groups: Sequence[RowGroup], names: Sequence[str]) -> pa.Table:
+        if not groups:
+            return self.columns.empty_table().select(list(names))
         with self._lock:
-            known = [self._decoded.get((file.path, one.index)) for one in groups]
+            known = [self._decoded.get((one.file.path, one.index)) for one in groups]
         held = [table.select(list(names)) for table in known if table is not None]
         if len(held) == len(groups):
             return pa.concat_tables(held)
-        return self._decode(file, footer, [[one.index for one in groups]], names)[0]
+        return self._decode(groups[0].file, [[one.index for one in groups]], names)[0]
 
-    def _whole(self, file: LakeFile, groups: Sequence[_Group]) -> list[pa.Table]:
-        """All columns of row groups; the ones asked for last are kept."""
+    def _whole(self, groups: Sequence[RowGroup]) -> list[pa.Table]:
+        """All columns of row groups of one file; the ones asked for last are kept."""
         found: dict[int, pa.Table] = {}
         with self._lock:
             for group in groups:
-                known = self._decoded.get((file.path, group.index))
+                known = self._decoded.get((group.file.path, group.index))
                 if known is not None:
-                    self._decoded.move_to_end((file.path, group.index))
+                    self._decoded.move_to_end((group.file.path, group.index))
                     found[group.index] = known
         missing = [group for group in groups if group.index not in found]
         if missing:
             # One by one: slices of one large piece would all hold on to the whole.
             each = [[group.index] for group in missing]
-            decoded = self._decode(file, self._footer(file), each, self._columns.names)
+            decoded = self._decode(missing[0].file, each, self.columns.names)
             for group, rows in zip(missing, decoded, strict=True):
                 found[group.index] = rows
-                self._keep((file.path, group.index), rows)
+                self._keep((group.file.path, group.index), rows)
         return [found[group.index] for group in groups]
 
     def _keep(self, key: tuple[str, int], rows: pa.Table) -> None:
@@ -179,15 +178,15 @@ class ColdRows:
                 self._held -= self._decoded.popitem(last=False)[1].get_total_buffer_size()
 
     def _decode(
-        self, file: LakeFile, footer: _Footer, parts: Sequence[list[int]], names: Sequence[str]
+        self, file: LakeFile, parts: Sequence[list[int]], names: Sequence[str]
     ) -> list[pa.Table]:
         """The columns `names` of the row groups of each part."""
         chosen = list(names)
-        wanted = pa.schema([self._columns.field(name) for name in chosen])
+        wanted = pa.schema([self.columns.field(name) for name in chosen])
         try:
             with pq.ParquetFile(
                 local_path(file.path),
-                metadata=footer.metadata,
+                metadata=self._footer(file).metadata,
                 memory_map=True,
                 # Reading ahead in other threads is for stores that are far away.
                 pre_buffer=False,
@@ -213,7 +212,7 @@ class ColdRows:
             metadata = pq.read_metadata(local_path(file.path))
         except (OSError, pa.ArrowException) as exc:
             raise _gone(file) from exc
-        read = _Footer(metadata, tuple(self._groups(metadata)), self._is_plain(metadata))
+        read = _Footer(metadata, tuple(self._groups(file, metadata)), self._is_plain(metadata))
         with self._lock:
             self._footers[file.path] = read
             while len(self._footers) > _FOOTERS:
@@ -226,17 +225,17 @@ class ColdRows:
             (other := found.get(ours.name)) is not None
             and other.type == ours.type
             and _field_id(other) == _field_id(ours)
-            for ours in self._columns
+            for ours in self.columns
         )
 
-    def _groups(self, metadata: pq.FileMetaData) -> Iterable[_Group]:
+    def _groups(self, file: LakeFile, metadata: pq.FileMetaData) -> Iterable[RowGroup]:
         places = {metadata.schema.column(at).path: at for at in range(metadata.num_columns)}
         for index in range(metadata.num_row_groups):
             group = metadata.row_group(index)
             symbols = _ends(group, places.get("symbol"))
             times = _ends(group, places.get(self._time_column))
             times_us = None if times is None else (_us(times[0]), _us(times[1]))
-            yield _Group(index, group.num_rows, symbols, times_us)
+            yield RowGroup(file, index, group.num_rows, symbols, times_us)
 
 
 def _ends(group: Any, column: int | None) -> tuple[Any, Any] | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -26,7 +26,8 @@ from k2.query.execute import FileGoneError, Result, blames, run_checked, transla
 from k2.query.hot_rows import HotRows
 from k2.query.kept import Footprint, footprint
 from k2.query.lake_table import AsOf
-from k2.query.latest import last_rows_of, latest, latest_hot
+from k2.query.last_row import LastRow
+from k2.query.latest import last_rows_of, latest, latest_hot, table_of_rows
 from k2.query.measured import measured
 from k2.query.per_file import PerFile, exchange_symbols, symbols_of
 from k2.query.pool import PoolStats, QueryPool
@@ -43,6 +44,7 @@ from k2.tracing import TRACING
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Sized)
 Cursor = duckdb.DuckDBPyConnection
 
 #: Of hot rows made JSON, per table.
@@ -130,11 +132,11 @@ class Answer(Seen):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HotAnswer(Seen):
-    """Rows that are all in memory; `texts` makes them JSON."""
+class HotAnswer(Seen, Generic[R]):
+    """Rows that are all in memory, in whatever form; `texts` makes them JSON."""
 
-    rows: HotRows
-    texts: Callable[[HotRows], list[bytes]]
+    rows: R
+    texts: Callable[[R], list[bytes]]
 
 
 class QueryEngine:
@@ -246,7 +248,7 @@ class QueryEngine:
             return None
         return Seen(as_of={table: pinned.as_of()}, newest_us={table: newest_us(pinned)}, read=read)
 
-    def hot_records(self, table: str, query: RecordsQuery) -> HotAnswer | None:
+    def hot_records(self, table: str, query: RecordsQuery) -> HotAnswer[HotRows] | None:
         """The answer of `records` where memory alone has it, at once; None: ask `records`.
 
         A thread of its own would cost such an answer more than finding it.
@@ -254,21 +256,30 @@ class QueryEngine:
         if not _is_quick(query):
             return None
 
-        def attempt() -> HotAnswer | None:
+        def attempt() -> HotAnswer[HotRows] | None:
             pinned = self.pin(table)
             found = find_hot(pinned, query)
             if found is None:
                 return None
-            return HotAnswer(
-                as_of={table: pinned.as_of()},
-                newest_us={table: newest_us(pinned)},
-                partial=pinned.partial,
-                files_read=0,
-                rows=found,
-                texts=self._texts[table].of,
-            )
+            return _hot_answer(table, pinned, found, self._texts[table].of, files_read=0)
 
         return _at_once("records", attempt)
+
+    def hot_latest(
+        self, table: str, symbols: frozenset[str]
+    ) -> HotAnswer[tuple[LastRow, ...]] | None:
+        """The answer of `latest` where memory alone has it, at once; None: ask `latest`."""
+        if len(symbols) > _INLINE_SYMBOLS:
+            return None
+
+        def attempt() -> HotAnswer[tuple[LastRow, ...]] | None:
+            pinned = self.pin(table)
+            rows = latest_hot(pinned, symbols)
+            if rows is None:
+                return None
+            return _hot_answer(table, pinned, rows, self._texts[table].of_last)
+
+        return _at_once("latest", attempt)
 
     async def sql(self, text: str, *, limit: int, at: AsOf | None = None) -> Answer:
         """Run one SELECT of a user. Raises `InvalidParameter` when it is refused."""
@@ -370,18 +381,17 @@ class QueryEngine:
         self, table: str, symbols: frozenset[str] | None, at: AsOf | None = None
     ) -> Answer:
         """The last row of each (exchange, symbol); at once where memory alone has them."""
-        if at is None and symbols is not None and len(symbols) <= _INLINE_SYMBOLS:
-            names = symbols
-
-            def attempt() -> Answer | None:
-                pinned = self.pin(table)
-                rows = latest_hot(pinned, names)
-                return None if rows is None else _answer({table: pinned}, rows, None)
-
+        if at is None and symbols is not None:
             async with self.turns:
-                known = _at_once("latest", attempt)
+                known = self.hot_latest(table, symbols)
             if known is not None:
-                return known
+                columns = self._sources[table].lake.snapshots()[0].columns
+                return Answer(
+                    rows=table_of_rows(columns, known.rows),
+                    as_of=known.as_of,
+                    newest_us=known.newest_us,
+                    partial=known.partial,
+                )
 
         def work(cursor: Cursor, pins: Mapping[str, Pin[ColdSnapshot]]) -> pa.Table:
             return latest(cursor, pins[table], self._last_rows[table], symbols)
@@ -437,6 +447,23 @@ def _answer(
         # A time names another snapshot once an older one has expired; an id does not.
         fixed=at is not None and at.snapshot_id is not None,
         **more,
+    )
+
+
+def _hot_answer(
+    table: str,
+    pinned: Pin[ColdSnapshot],
+    rows: R,
+    texts: Callable[[R], list[bytes]],
+    files_read: int | None = None,
+) -> HotAnswer[R]:
+    return HotAnswer(
+        as_of={table: pinned.as_of()},
+        newest_us={table: newest_us(pinned)},
+        partial=pinned.partial,
+        files_read=files_read,
+        rows=rows,
+        texts=texts,
     )
 
 

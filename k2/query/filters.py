@@ -25,6 +25,11 @@ class Key(NamedTuple):
     log_topic: str
     log_epoch: str
 
+    @property
+    def place(self) -> tuple[int, str, str]:
+        """log_partition, log_topic and log_epoch: where its platform_sequence counts."""
+        return self[2:]
+
 
 @dataclass(frozen=True, slots=True)
 class OneOf:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from k2.query.cold import TIE_BREAK
@@ -34,6 +35,16 @@ def each_row(rows: pa.Table) -> Iterator[LastRow]:
         yield LastRow(pair, key, rows, index)
 
 
+def pair_codes(rows: pa.Table) -> npt.NDArray[np.int64]:
+    """The same small number for each row of a (symbol, exchange)."""
+    symbols, exchanges = (
+        rows[name].combine_chunks().dictionary_encode() for name in ("symbol", "exchange")
+    )
+    codes = symbols.indices.cast(pa.int64()).to_numpy() * len(exchanges.dictionary)
+    together: npt.NDArray[np.int64] = codes + exchanges.indices.to_numpy()
+    return together
+
+
 def last_of_each(rows: pa.Table) -> Iterator[LastRow]:
     """The last row of each pair: of equal times the one that came last.
 
@@ -41,10 +52,7 @@ def last_of_each(rows: pa.Table) -> Iterator[LastRow]:
     """
     if not rows.num_rows:
         return iter(())
-    symbols, exchanges = (
-        rows[name].combine_chunks().dictionary_encode() for name in ("symbol", "exchange")
-    )
-    codes = symbols.indices.to_numpy() * len(exchanges.dictionary) + exchanges.indices.to_numpy()
+    codes = pair_codes(rows)
     # Stable, and nearly in order already: far cheaper than to sort by both at once.
     order = np.argsort(rows["timestamp"].cast(pa.int64()).to_numpy(), kind="stable")
     order = order[np.argsort(codes[order], kind="stable")]

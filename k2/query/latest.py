@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import duckdb
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from k2.lake.reader import LakeFile
 from k2.query.cold import Bounds, ColdSnapshot
-from k2.query.last_row import LastRow, Pair, each_row
+from k2.query.last_row import LastRow, Pair, each_row, pair_codes
 from k2.query.per_file import PerFile, last_rows
 from k2.query.seam import Pin
 
@@ -18,19 +19,43 @@ from k2.query.seam import Pin
 def last_rows_of(
     cursor: duckdb.DuckDBPyConnection, snapshot: ColdSnapshot, file: LakeFile
 ) -> tuple[LastRow, ...]:
-    """The last row of each (symbol, exchange) of one data file."""
-    return tuple(each_row(last_rows(cursor, snapshot, snapshot.scan([file]))))
+    """The last row of each (symbol, exchange) of one data file; all of those of its last time."""
+    reader = snapshot.reader([file])
+    if reader is None:
+        return tuple(each_row(last_rows(cursor, snapshot, snapshot.scan([file]))))
+    asked = _LastOfEach()
+    looked = reader.look(reader.groups(file, asked), asked)
+    return tuple(each_row(reader.take(looked, looked.places).combine_chunks()))
 
 
-def latest_hot(pinned: Pin[ColdSnapshot], symbols: frozenset[str]) -> pa.Table | None:
-    """The same as `latest` when no file can have a later row, without I/O; else None."""
+class _LastOfEach:
+    """The last rows of each pair, for `ColdRows`: those of one time all, `_collect` has the last.
+
+    To put all columns of the order in order would cost more than the few rows too many.
+    """
+
+    columns = ("symbol", "exchange", "timestamp")
+
+    def may_be_in(self, symbols: tuple[str, str] | None, times_us: tuple[int, int] | None) -> bool:
+        return True
+
+    def rows(self, keys: pa.Table) -> npt.NDArray[np.int64]:
+        codes = pair_codes(keys)
+        times = keys["timestamp"].cast(pa.int64()).to_numpy()
+        last = np.full(int(codes.max(initial=-1)) + 1, np.iinfo(np.int64).min)
+        np.maximum.at(last, codes, times)
+        return np.flatnonzero(times == last[codes])
+
+
+def latest_hot(pinned: Pin[ColdSnapshot], symbols: frozenset[str]) -> tuple[LastRow, ...] | None:
+    """The rows of `latest` when no file can have a later one, without I/O; else None."""
     bounds = Bounds(symbols)
     found = _hot(pinned, bounds)
     known_us = _known_us(found, symbols)
     files = pinned.snapshot.select(bounds)
     if not all(_is_behind(file, found, symbols, known_us) for file in files):
         return None
-    return _table(pinned.snapshot, found)
+    return _in_order(found)
 
 
 def latest(
@@ -54,7 +79,7 @@ def latest(
             if _collect(found, files.get(cursor, snapshot, file), symbols):
                 known_us = _known_us(found, symbols)
         files.keep(snapshot.files)
-    return _table(snapshot, found)
+    return table_of_rows(snapshot.columns, _in_order(found))
 
 
 def _hot(pinned: Pin[ColdSnapshot], bounds: Bounds) -> dict[Pair, LastRow]:
@@ -64,9 +89,12 @@ def _hot(pinned: Pin[ColdSnapshot], bounds: Bounds) -> dict[Pair, LastRow]:
     return found
 
 
-def _table(snapshot: ColdSnapshot, found: Mapping[Pair, LastRow]) -> pa.Table:
-    """The rows, sorted by their pair. Those of one chunk or file are taken in one go."""
-    rows = [found[pair] for pair in sorted(found)]
+def _in_order(found: Mapping[Pair, LastRow]) -> tuple[LastRow, ...]:
+    return tuple(found[pair] for pair in sorted(found))
+
+
+def table_of_rows(columns: pa.Schema, rows: Sequence[LastRow]) -> pa.Table:
+    """The rows themselves. Those of one chunk or file are taken in one go."""
     places: dict[int, list[int]] = {}
     for place, row in enumerate(rows):
         places.setdefault(id(row.rows), []).append(place)
@@ -75,7 +103,7 @@ def _table(snapshot: ColdSnapshot, found: Mapping[Pair, LastRow]) -> pa.Table:
         for own in places.values()
     ]
     back = np.argsort([place for own in places.values() for place in own])
-    together = pa.concat_tables([snapshot.columns.empty_table(), *tables])
+    together = pa.concat_tables([columns.empty_table(), *tables])
     return together.take(pa.array(back, pa.int64())).combine_chunks()
 
 

@@ -5,6 +5,7 @@ A record's place never holds another record, so what was made of it stays right 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -14,6 +15,7 @@ from k2.query.chunk import Chunk
 from k2.query.encode import JSON_COLUMNS
 from k2.query.hot_rows import HotRows
 from k2.query.json_text import json_texts
+from k2.query.last_row import LastRow
 
 #: Of a chunk this small all rows are made at once: that costs little more than a few of them, and
 #: others will ask for the rest of what has just come.
@@ -42,7 +44,7 @@ class RowTexts:
 
     def of(self, rows: HotRows) -> list[bytes]:
         """One JSON object per row, in the order of `rows`."""
-        numbers = np.array([self._number(chunk) for chunk in rows.chunks], np.int64)
+        numbers = np.array([self._number(chunk.tie) for chunk in rows.chunks], np.int64)
         keys = (rows.sequences() << _PLACE_BITS | numbers[rows.which]).tolist()
         found = [self._known.get(key) for key in keys]
         missing = [index for index, text in enumerate(found) if text is None]
@@ -55,15 +57,41 @@ class RowTexts:
         self._keep(made)
         return [made[key] if text is None else text for key, text in zip(keys, found, strict=True)]
 
+    def of_last(self, rows: Sequence[LastRow]) -> list[bytes]:
+        """The same of the last rows of pairs."""
+        keys = [row.key.platform_sequence << _PLACE_BITS | self._number(row.key.place)
+                for row in rows]  # fmt: skip
+        found = [self._known.get(key) for key in keys]
+        # All rows of a table they are in: others will ask for the other pairs.
+        missing = {id(row.rows): row for row, text in zip(rows, found, strict=True) if text is None}
+        if not missing:
+            return found  # type: ignore[return-value]  # none is None
+        made = self._make_last(missing.values())
+        self._keep(made)
+        return [made[key] if text is None else text for key, text in zip(keys, found, strict=True)]
+
     def _make(self, chunk: Chunk, places: np.ndarray) -> dict[int, bytes]:
         if len(chunk.sequences) <= _WHOLE_ROWS:
             places = np.arange(len(chunk.sequences))
-        keys = (chunk.sequences[places] << _PLACE_BITS | self._number(chunk)).tolist()
+        number = self._number(chunk.tie)
         # Chunks are merged: some of its rows were made in the one they came in.
-        fresh = [index for index, key in enumerate(keys) if key not in self._known]
-        keys, places = [keys[index] for index in fresh], places[fresh]
-        texts = json_texts(chunk.rows.take(pa.array(places)), parse_json=JSON_COLUMNS)
-        return dict(zip(keys, texts, strict=True))
+        fresh, keys = self._unknown(chunk.sequences[places] << _PLACE_BITS | number)
+        return _texts(chunk.rows, places[fresh], keys)
+
+    def _make_last(self, rows: Iterable[LastRow]) -> dict[int, bytes]:
+        tables = [row.rows for row in rows]
+        numbers = [self._number(row.key.place) for row in rows]
+        together = pa.concat_tables(tables)
+        sequences = together["platform_sequence"].to_numpy()
+        own = np.repeat(numbers, [table.num_rows for table in tables])
+        fresh, keys = self._unknown(sequences << _PLACE_BITS | own)
+        return _texts(together, fresh, keys)
+
+    def _unknown(self, keys: np.ndarray) -> tuple[np.ndarray, list[int]]:
+        """Which of `keys` there is no text of yet: their positions, and they themselves."""
+        every = keys.tolist()
+        fresh = [index for index, key in enumerate(every) if key not in self._known]
+        return np.array(fresh, np.int64), [every[index] for index in fresh]
 
     def _keep(self, made: dict[int, bytes]) -> None:
         self._held += sum(map(len, made.values()))
@@ -72,5 +100,11 @@ class RowTexts:
             # The one that was made first.
             self._held -= len(self._known.pop(next(iter(self._known))))
 
-    def _number(self, chunk: Chunk) -> int:
-        return self._places.setdefault(chunk.tie, len(self._places))
+    def _number(self, place: tuple[int, str, str]) -> int:
+        return self._places.setdefault(place, len(self._places))
+
+
+def _texts(rows: pa.Table, places: np.ndarray, keys: Sequence[int]) -> dict[int, bytes]:
+    """The rows at `places` by key."""
+    texts = json_texts(rows.take(pa.array(places)), parse_json=JSON_COLUMNS)
+    return dict(zip(keys, texts, strict=True))

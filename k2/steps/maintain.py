@@ -36,18 +36,18 @@ _FEWEST_MANIFESTS: Final = 100
 
 
 class MaintainStep:
-    """Rounds of maintenance while this worker is the elected one; each in a thread."""
+    """Rounds of maintenance while this worker `may`; each in a thread."""
 
     def __init__(
         self,
         settings: Maintain,
         keepers: Mapping[str, Keeper],
-        elected: Callable[[], bool],
+        may: Callable[[], bool],
         clock: Clock,
     ) -> None:
         self._settings = settings
         self._keepers = keepers
-        self._elected = elected
+        self._may = may
         self._clock = clock
         self._stopping = threading.Event()
         # Thorough cleaning is not for a worker that has just started.
@@ -58,7 +58,7 @@ class MaintainStep:
         while True:
             await self._clock.sleep(self._settings.interval_s)
             for name in self._keepers:
-                if self._elected() and not self._stopping.is_set():
+                if self._may() and not self._stopping.is_set():
                     await asyncio.to_thread(self.round, name)
 
     def stop(self) -> None:
@@ -81,7 +81,10 @@ class MaintainStep:
                 log.warning("maintenance_failed", table=name, error=f"{type(exc).__name__}: {exc}")
 
     def _compact(self, name: str, keeper: Keeper) -> None:
-        report = keeper.compact(budget_s=self._settings.budget_s, stopping=self._stopping.is_set)
+        report = keeper.compact(
+            budget_s=self._settings.budget_s,
+            stopping=lambda: self._stopping.is_set() or not self._may(),
+        )
         if report.commits:
             metrics.MAINTAINED_FILES.labels(name, "merged").inc(report.files_before)
             log.info("compacted", **report.as_dict())

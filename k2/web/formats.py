@@ -128,7 +128,11 @@ def kept_response(
 
 
 def hot_response(
-    request: web.Request, found: HotAnswer, *, pagination: Mapping[str, Any], max_age_s: int = 0
+    request: web.Request,
+    found: HotAnswer[Any],
+    *,
+    pagination: Mapping[str, Any],
+    max_age_s: int = 0,
 ) -> web.Response:
     """The same as JSON, of rows that were made JSON before."""
     request[ROWS] = len(found.rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from k2.lake.files import row_group_rows
+from k2.lake.reader import LakeFile
 from k2.lake.tables import TRADES
 from k2.query import cold_rows
 from k2.query.asked import RecordsQuery
@@ -70,6 +72,37 @@ async def test_both_ways_of_reading_give_the_same(
         last = read.rows if read.rows.num_rows else last
 
 
+async def test_only_row_groups_near_the_answer_are_decoded(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("k2.lake.files._LEAST_GROUP", 16)
+    stamps = [T0_US + at * 1_000 for at in range(640)]
+    platform.commit(rows(range(640), stamps, symbols="AUSDT"), place())
+    platform.refresh()
+    decoded: list[int] = []
+    plain = ColdRows._decode
+
+    def counted(reader: ColdRows, file: LakeFile, parts: Sequence[list[int]],
+                names: Sequence[str]) -> list[pa.Table]:  # fmt: skip
+        decoded.extend(group for part in parts for group in part)
+        return plain(reader, file, parts, names)
+
+    monkeypatch.setattr(ColdRows, "_decode", counted)
+    for newest_first, times, expected in (
+        (True, range(319, 314, -1), {16, 17, 18, 19}),
+        (False, range(160, 165), {10, 11, 12, 13}),
+    ):
+        decoded.clear()
+        query = RecordsQuery(
+            symbols=frozenset({"AUSDT"}), start_us=T0_US + 160_000, end_us=T0_US + 320_000,
+            limit=5, newest_first=newest_first,
+        )  # fmt: skip
+        found = await platform.engine.records("trades", query)
+        assert [T0_US + at * 1_000 for at in times] == [us.value for us in found.rows["timestamp"]]
+        # Ten rows are looked at for each that is asked for, of ten groups that may hold some.
+        assert set(decoded) == expected
+
+
 def test_what_is_kept_of_files_stays_below_its_cap(platform: Platform) -> None:
     chance = random.Random(4)
     for first in range(0, 2_000, 500):
@@ -80,7 +113,7 @@ def test_what_is_kept_of_files_stays_below_its_cap(platform: Platform) -> None:
     reader = ColdRows(TRADES.arrow_schema, "timestamp", cache_bytes=cap)
     asked = _Asked(RecordsQuery())
     for file in (*files, *files):
-        looked = reader.look(file, asked)
+        looked = reader.look(reader.groups(file, asked), asked)
         assert reader.take(looked, looked.places).num_rows == file.rows
         kept = sum(rows.get_total_buffer_size() for rows in reader._decoded.values())
         assert kept == reader._held <= cap

@@ -62,6 +62,44 @@ async def test_hot_answers_are_those_of_hot_and_cold_together(platform: Platform
     assert refused > 5
 
 
+async def test_last_rows_as_texts_are_those_of_latest(platform: Platform) -> None:
+    chance = random.Random(23)
+    answered = 0
+    for step in range(30):
+        for partition in (0, 1):
+            table = some(chance, 30 * step, 30, partition)
+            platform.produce(table, place(partition))
+            if chance.random() < 0.2:
+                platform.commit(table, place(partition))
+                platform.refresh()
+        chosen = frozenset(chance.sample(NAMES, 2))
+        hot = platform.engine.hot_latest("trades", chosen)
+        if hot is None:
+            continue
+        answered += 1
+        whole = await platform.engine.latest("trades", chosen)
+        assert (hot.as_of, hot.partial) == (whole.as_of, whole.partial)
+        for _ in range(2):
+            # Made, and then known.
+            text = b"[" + b",".join(hot.texts(hot.rows)) + b"]"
+            assert text == json_rows(whole.rows, parse_json=JSON_COLUMNS)
+    assert answered > 5
+
+
+async def test_texts_of_last_rows_are_those_of_all_rows(platform: Platform) -> None:
+    platform.produce(rows(range(30), [T0_US + i for i in range(30)], symbols="AUSDT"), place())
+    asked = RecordsQuery(symbols=frozenset({"AUSDT"}), limit=30)
+    found = platform.engine.hot_records("trades", asked)
+    last = platform.engine.hot_latest("trades", frozenset({"AUSDT"}))
+    assert found is not None
+    assert last is not None
+    texts = RowTexts(1 << 30)
+    newest = texts.of(found.rows)[0]
+    held = texts.nbytes
+    assert texts.of_last(last.rows)[0] is newest
+    assert texts.nbytes == held
+
+
 async def test_what_memory_cannot_prove_is_left_to_the_files(platform: Platform) -> None:
     late = rows(range(50), [T0_US + 10_000_000 + i for i in range(50)])
     platform.commit(late, place())

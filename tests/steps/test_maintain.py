@@ -40,10 +40,10 @@ class Clock:
             await asyncio.Event().wait()
 
 
-def step_on(catalog, clock, elected=lambda: True):
+def step_on(catalog, clock, may=lambda: True):
     options = KeeperOptions(CompactionPolicy(min_files=4), retry_s=5.0)
     keeper = Keeper(catalog, TRADES, options, clock=clock, wait=lambda _: None)
-    return MaintainStep(Maintain(), {"trades": keeper}, elected, clock)
+    return MaintainStep(Maintain(), {"trades": keeper}, may, clock)
 
 
 async def rounds_of(step, clock):
@@ -70,7 +70,7 @@ async def test_the_elected_worker_compacts_and_measures(catalog):
 async def test_another_worker_does_nothing(catalog):
     fill(catalog, 6)
     files, clock = live_files(catalog).keys(), Clock(rounds=3)
-    await rounds_of(step_on(catalog, clock, elected=lambda: False), clock)
+    await rounds_of(step_on(catalog, clock, may=lambda: False), clock)
     assert live_files(catalog).keys() == files
 
 
@@ -92,6 +92,18 @@ def test_a_stopped_step_begins_nothing(catalog):
     step.stop()
     step.round("trades")
     assert live_files(catalog).keys() == files
+
+
+def test_a_step_that_may_no_more_ends_between_merges(catalog):
+    end = fill(catalog, 6)
+    before = len(live_files(catalog))
+    answers = iter([True] * 4 + [False] * 99)
+    step_on(catalog, Clock(), may=lambda: next(answers)).round("trades")
+    half = len(live_files(catalog))
+    assert half < before
+    step_on(catalog, Clock()).round("trades")
+    assert len(live_files(catalog)) < half
+    assert stored(catalog) == list(range(end))
 
 
 @pytest.mark.parametrize("after", [0, 2])

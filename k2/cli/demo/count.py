@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,9 +54,8 @@ def compare(sent: _Ids, stored: _Ids) -> Count:
     )
 
 
-def counts(sends: Iterable[tuple[str, int, int]], catalog: Catalog) -> dict[str, Count]:
-    """By table. `sends`: stream (`btcusdt@trade`), id, and when; blocking."""
-    sent = _by_stream(sends)
+def counts(sent: Mapping[str, _Ids], catalog: Catalog) -> dict[str, Count]:
+    """By table. `sent`: ids by stream (`btcusdt@trade`); blocking."""
     found = {}
     for table, column, channel in _KINDS:
         stored = stored_ids(catalog, table, column)
@@ -83,10 +82,3 @@ def stored_ids(catalog: Catalog, table: str, column: str) -> dict[str, _Ids]:
         for code, symbol in enumerate(symbols.dictionary.to_pylist()):
             parts[symbol].append(ids[codes.to_numpy() == code])
     return {symbol: np.concatenate(found) for symbol, found in parts.items()}
-
-
-def _by_stream(sends: Iterable[tuple[str, int, int]]) -> dict[str, _Ids]:
-    found: dict[str, list[int]] = defaultdict(list)
-    for stream, ident, _ in sends:
-        found[stream].append(ident)
-    return {stream: np.array(ids, np.int64) for stream, ids in found.items()}

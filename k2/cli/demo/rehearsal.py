@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import aiohttp
+import numpy as np
 
 from k2.cli.demo.client import WorkerClient, free_port
 from k2.cli.demo.count import Count, counts
@@ -33,7 +34,6 @@ from k2.settings import ROLES, load_settings
 SYMBOLS: Final = ("BTCUSDT", "ETHUSDT", "ZECUSDT", "ANKRUSDT", "WINUSDT")
 _START_S: Final = 120.0
 _STOP_S: Final = 30.0
-_SENDS: Final = 20_000_000
 _DATA: Final = "/v1/trades?limit=1&symbol=BTCUSDT"
 
 
@@ -62,7 +62,7 @@ class Rehearsal:
     ) -> None:
         self._symbols = symbols
         self.tide = Tide(symbols, rate, first_id=time.time_ns() // 1_000_000)
-        self.server = ExchangeServer(self.tide, sends=_SENDS)
+        self.server = ExchangeServer(self.tide, sends=0, keep_ids=True)
         self.worker = Child("worker", worker_command(), directory / "worker.log")
         self._directory = directory
         self._environment = dict(environment)
@@ -147,7 +147,11 @@ class Rehearsal:
     def counts(self) -> dict[str, Count]:
         """What was sent against what any program finds in the lake; blocking."""
         catalog = open_catalog(own_lake(load_settings(), self._directory / "data"))
-        return counts(self.server.sent.sends, catalog)
+        sent = {
+            name: np.array(stream.ids, np.int64)
+            for name, stream in self.server.sent.streams.items()
+        }
+        return counts(sent, catalog)
 
     def _variables(self) -> dict[str, str]:
         return {

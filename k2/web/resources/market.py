@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+import orjson
 import pyarrow as pa
 from aiohttp import web
 
 from k2.query.asked import RecordsQuery
 from k2.query.asof import AsofJoin
-from k2.query.encode import JSON_COLUMNS, rows_of
-from k2.query.engine import Answer
+from k2.query.encode import JSON_COLUMNS
+from k2.query.engine import Answer, Seen
 from k2.query.enrich import DESCRIBED
+from k2.query.json_text import json_texts
+from k2.query.last_row import Pair
 from k2.web.context import CONTEXT
 from k2.web.envelope import ROWS, answer, page
-from k2.web.formats import as_of, cache_headers, chosen, chosen_columns, rows_response
+from k2.web.formats import (
+    as_of,
+    cache_headers,
+    chosen,
+    chosen_columns,
+    hot_response,
+    rows_response,
+)
 from k2.web.models import AsofRequest, LatestRequest, SymbolsRequest
 
 _PAIR: Final = ("symbol", "exchange")
@@ -62,23 +72,55 @@ async def latest(request: web.Request, given: LatestRequest) -> web.StreamRespon
     """GET /v1/latest: the last trade and quote of each symbol and exchange."""
     queries = request.config_dict[CONTEXT].queries
     tables = ("trades", "quotes") if given.data_type == "both" else (given.data_type,)
+    as_json = chosen(request, given.format) == "json"
+    if as_json and given.at is None and given.symbols is not None:
+        async with queries.turns:
+            known = _at_once(request, tables, given.symbols)
+        if known is not None:
+            return known
     found = await asyncio.gather(
         *(queries.latest(table, given.symbols, given.at) for table in tables)
     )
     if len(found) == 1:
         return await rows_response(request, found[0], name="latest", format=given.format)
-    if chosen(request, given.format) != "json":
-        flat = _together(found, _flat(found))
+    if not as_json:
+        flat = Answer(rows=_flat(found), **_together(found))
         return await rows_response(request, flat, name="latest", format=given.format)
-    both: dict[tuple[str, str], dict[str, object]] = {}
-    for table, one in zip(_KINDS, found, strict=True):
-        for row in await _rows(one.rows):
-            pair = (row["symbol"], row["exchange"])
-            blank = {"symbol": pair[0], "exchange": pair[1], "trade": None, "quote": None}
-            both.setdefault(pair, blank)[table] = row
-    rows = [both[pair] for pair in sorted(both)]
+    return _both(request, found, [await _by_pair(one.rows) for one in found])
+
+
+def _at_once(
+    request: web.Request, tables: Sequence[str], symbols: frozenset[str]
+) -> web.Response | None:
+    """The answer where memory alone has it; else None."""
+    queries = request.config_dict[CONTEXT].queries
+    found = []
+    for table in tables:
+        hot = queries.hot_latest(table, symbols)
+        if hot is None:
+            return None
+        found.append(hot)
+    if len(found) == 1:
+        return hot_response(request, found[0], pagination=page(len(found[0].rows), False))
+    texts = []
+    for one in found:
+        pairs = (row.pair for row in one.rows)
+        texts.append(dict(zip(pairs, one.texts(one.rows), strict=True)))
+    return _both(request, found, texts)
+
+
+def _both(
+    request: web.Request, found: Sequence[Seen], texts: Sequence[Mapping[Pair, bytes]]
+) -> web.Response:
+    """The last trade and the last quote of each pair. `texts`: those as JSON."""
+    rows = []
+    for pair in sorted(set().union(*texts)):
+        row: dict[str, Any] = dict(zip(_PAIR, pair, strict=True))
+        for kind, known in zip(_KINDS, texts, strict=True):
+            row[kind] = orjson.Fragment(known[pair]) if pair in known else None
+        rows.append(row)
     request[ROWS] = len(rows)
-    whole = _together(found, found[0].rows)
+    whole = Seen(**_together(found))
     return answer(
         request,
         rows,
@@ -88,22 +130,24 @@ async def latest(request: web.Request, given: LatestRequest) -> web.StreamRespon
     )
 
 
-async def _rows(table: pa.Table) -> list[dict[str, Any]]:
-    """In a thread when there are many: of a few the way there would take longer."""
-    if table.num_rows <= _FEW_ROWS:
-        return rows_of(table, parse_json=JSON_COLUMNS)
-    return await asyncio.to_thread(rows_of, table, parse_json=JSON_COLUMNS)
+async def _by_pair(rows: pa.Table) -> dict[Pair, bytes]:
+    """Rows as JSON; in a thread when there are many: of a few the way there would take longer."""
+    if rows.num_rows <= _FEW_ROWS:
+        texts = json_texts(rows, parse_json=JSON_COLUMNS)
+    else:
+        texts = await asyncio.to_thread(json_texts, rows, parse_json=JSON_COLUMNS)
+    pairs = zip(*(rows[name].to_pylist() for name in _PAIR), strict=True)
+    return dict(zip(pairs, texts, strict=True))
 
 
-def _together(found: Sequence[Answer], rows: pa.Table) -> Answer:
-    """`rows`, and what they are when they were made of all of `found`."""
-    return Answer(
-        rows=rows,
-        as_of={name: seen for one in found for name, seen in one.as_of.items()},
-        newest_us={name: us for one in found for name, us in one.newest_us.items()},
-        partial=any(one.partial for one in found),
-        cut_short=any(one.cut_short for one in found),
-    )
+def _together(found: Sequence[Seen]) -> dict[str, Any]:
+    """What an answer that was made of all of `found` is."""
+    return {
+        "as_of": {name: seen for one in found for name, seen in one.as_of.items()},
+        "newest_us": {name: us for one in found for name, us in one.newest_us.items()},
+        "partial": any(one.partial for one in found),
+        "cut_short": any(one.cut_short for one in found),
+    }
 
 
 def _flat(found: Sequence[Answer]) -> pa.Table:

@@ -16,6 +16,7 @@ from k2.query.asked import RecordsQuery
 from k2.query.engine import Answer, HotAnswer
 from k2.query.enrich import ENRICHED, Enrichment
 from k2.query.filters import Between, OneOf, key_of
+from k2.query.hot_rows import HotRows
 from k2.query.lake_table import AsOf
 from k2.web import cursor
 from k2.web.context import CONTEXT
@@ -235,7 +236,7 @@ def _at_once(request: web.Request, asked: _Page) -> web.StreamResponse | None:
     )  # fmt: skip
 
 
-def _hot_page(request: web.Request, found: HotAnswer, asked: _Page) -> web.StreamResponse:
+def _hot_page(request: web.Request, found: HotAnswer[HotRows], asked: _Page) -> web.StreamResponse:
     """A full page of rows in memory, and the one behind it, which tells that there is more."""
     following = cursor.encode(asked.question, found.rows.key(asked.limit - 1))
     shown = replace(found, rows=found.rows.slice(0, asked.limit))
