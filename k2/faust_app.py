@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 #: Exit status of a worker that could not start.
 CANNOT_START = 1
-_SWITCH_S = 0.0005
+_SWITCH_S = 0.0001
 
 
 class K2App(faust.App):

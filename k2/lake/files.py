@@ -25,7 +25,7 @@ from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
 from pyiceberg.table.locations import load_location_provider
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.typedef import Record
-from pyiceberg.types import ListType, PrimitiveType
+from pyiceberg.types import BooleanType, ListType, PrimitiveType
 
 from k2.errors import LakeError
 from k2.lake.columns import FIELD_ID
@@ -35,12 +35,10 @@ from k2.times import DAY_US
 _EPOCH_DAY = date(1970, 1, 1)
 #: Columns with few values, where a dictionary pays; elsewhere it only costs time and bytes.
 _DICTIONARY = frozenset(
-    ("symbol", "exchange", "asset_class", "currency", "side", "log_epoch", "log_topic", "data_type",
-     "event", "how", "timeframe")
+    ("symbol", "exchange", "asset_class", "currency", "side", "trade_conditions",
+     "quote_conditions", "log_epoch", "log_topic", "log_partition", "data_type", "event", "how",
+     "timeframe")
 )  # fmt: skip
-#: Of these a file has so few values that their codes take a few bytes: compressing them again costs
-#: a third of a small file's writing and reading, and saves nothing.
-_PLAIN = _DICTIONARY - {"symbol"}
 _DELTA = {
     "timestamp": "DELTA_BINARY_PACKED",
     "detected_at": "DELTA_BINARY_PACKED",
@@ -54,6 +52,9 @@ _DELTA = {
     "quote_id": "DELTA_BYTE_ARRAY",
     "reference_id": "DELTA_BYTE_ARRAY",
 }
+#: What these encodings leave is small already. To decompress a column of a row group takes as long
+#: as to decode it, for a decompressor is made for each; only texts and decimals are worth that.
+_PLAIN = _DICTIONARY | {name for name, kind in _DELTA.items() if kind == "DELTA_BINARY_PACKED"}
 
 #: Fewer rows than this in a row group cost more to find than to decode.
 _LEAST_GROUP = 2_048
@@ -330,7 +331,7 @@ def parquet_options(table: TableDef, metadata: TableMetadata) -> dict[str, Any]:
     names = [name for name, _, _ in table.columns]
     return {
         "compression": _codecs(metadata, "none" if codec == "uncompressed" else codec),
-        "use_dictionary": [name for name in names if name in _DICTIONARY],
+        "use_dictionary": [path for name, path in _paths(metadata).items() if name in _DICTIONARY],
         "column_encoding": {name: _DELTA[name] for name in names if name in _DELTA},
         "write_statistics": list(table.bounded),
         "row_group_size": int(metadata.properties.get("write.parquet.row-group-limit", "131072")),
@@ -341,10 +342,20 @@ def parquet_options(table: TableDef, metadata: TableMetadata) -> dict[str, Any]:
 
 def _codecs(metadata: TableMetadata, codec: str) -> dict[str, str]:
     """The codec of each Parquet column, by its path: PyArrow compresses none that is not named."""
-    schema = metadata.schema()
-    # Lists are named by what is in them.
-    paths = [
-        f"{field.name}.list.element" if isinstance(field.field_type, ListType) else field.name
-        for field in schema.fields
-    ]
-    return {path: "none" if path in _PLAIN else codec for path in paths}
+    flags = {
+        field.name
+        for field in metadata.schema().fields
+        if isinstance(field.field_type, BooleanType)
+    }
+    paths = _paths(metadata).items()
+    return {path: "none" if name in _PLAIN | flags else codec for name, path in paths}
+
+
+def _paths(metadata: TableMetadata) -> dict[str, str]:
+    """The Parquet column of each column: lists are named by what is in them."""
+    return {
+        field.name: f"{field.name}.list.element"
+        if isinstance(field.field_type, ListType)
+        else field.name
+        for field in metadata.schema().fields
+    }

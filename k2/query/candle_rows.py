@@ -67,7 +67,7 @@ class CandleRows:
             return None
         hot = pinned.hot(self.bounds).select(TRADE_COLUMNS)
         tables = [hot.take(pa.array(self.rows(hot)))]
-        tables += [reader.read(file, self, TRADE_COLUMNS) for file in files]
+        tables.append(reader.read(files, self, TRADE_COLUMNS))
         minutes = of_trades(pa.concat_tables(tables), self.asked.exclude_conditions or frozenset())
         frames = {us: name for name, us in FRAMES_US.items()}
         frame = frames[self.asked.interval_us]

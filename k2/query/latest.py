@@ -24,7 +24,7 @@ def last_rows_of(
     if reader is None:
         return tuple(each_row(last_rows(cursor, snapshot, snapshot.scan([file]))))
     asked = _LastOfEach()
-    looked = reader.look(reader.groups(file, asked), asked)
+    looked = reader.look(reader.groups([file], asked), asked)
     return tuple(each_row(reader.take(looked, looked.places).combine_chunks()))
 
 

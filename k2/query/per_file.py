@@ -6,8 +6,8 @@ Data files never change, so each is asked at most once, and only when an answer 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Collection
+from typing import Final, Generic, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -17,6 +17,8 @@ from k2.query.cold import TIE_BREAK, ColdSnapshot, column_list
 from k2.query.last_row import Pair
 
 T = TypeVar("T")
+
+_OTHERS: Final = 4_096
 
 
 class PerFile(Generic[T]):
@@ -38,12 +40,16 @@ class PerFile(Generic[T]):
                 self._known[file.path] = known
         return known
 
-    def keep(self, files: Iterable[LakeFile]) -> None:
-        """Forget the files that are not in `files`."""
+    def keep(self, files: Collection[LakeFile]) -> None:
+        """Forget files that are not in `files`, the first ones asked first, but for some thousand:
+        questions about the past have other files."""
+        if len(self._known) <= len(files) + _OTHERS:
+            return
         paths = {file.path for file in files}
         with self._lock:
-            if len(self._known) > 2 * len(paths) + 100:
-                self._known = {path: v for path, v in self._known.items() if path in paths}
+            others = [path for path in self._known if path not in paths]
+            for path in others[: max(0, len(others) - _OTHERS)]:
+                del self._known[path]
 
 
 def symbols_of(

@@ -78,7 +78,7 @@ def find(
         read = len(files) if snapshot.metadata_location else read + len(wanted)
         scale *= 4
         best = _top([best, rows], query)
-    return Found(_top([best], query), read, len(snapshot.files), cut_short)
+    return Found(best, read, len(snapshot.files), cut_short)
 
 
 def find_hot(pinned: Pin[ColdSnapshot], query: RecordsQuery) -> HotRows | None:
@@ -145,6 +145,7 @@ def _time(us: int) -> pa.Scalar:
 
 def _top(tables: list[pa.Table], query: RecordsQuery) -> pa.Table:
     rows = pa.concat_tables([table for table in tables if table.num_rows] or tables[:1])
+    rows = rows.combine_chunks()
     if rows.num_rows > 4 * query.limit:
         # Only what is as near as the limit-th row needs the full sort.
         edge, times = _time(_nth(rows, query)), rows[query.time_column]
@@ -174,6 +175,7 @@ def _cold(
     query: RecordsQuery,
     edge: int | None,
 ) -> pa.Table:
+    """The rows of `files` that may be among the first `limit`, in any order."""
     query = narrowed(query, edge)
     reader = snapshot.reader(files)
     if reader is not None:
@@ -192,32 +194,31 @@ def _cold(
 
 
 def _nearest(reader: ColdRows, files: list[LakeFile], query: RecordsQuery) -> pa.Table:
-    """The rows of `files` that may be among the first `limit`: by time, ties included.
+    """The rows of `files` that may be among the first `limit`, ties included, in any order.
 
     As files are, row groups are looked at from the nearest on until no other can matter.
     """
     asked = _Asked(query)
-    left = [group for file in files for group in reader.groups(file, asked)]
+    left = reader.groups(files, asked)
     left.sort(key=lambda group: _nearness(group, query))
     looks: list[Looked] = []
-    times: list[_Ints] = []
+    times: list[_Ints] = [np.empty(0, np.int64)]
     edge: int | None = None
     while left:
         count = _next_groups(left, query)
-        for own in _by_file(left[:count]):
-            looked = reader.look(own, asked)
-            looks.append(looked)
-            stamps = looked.keys[query.time_column].cast(pa.int64()).to_numpy()
-            times.append(stamps[looked.places])
+        looked = reader.look(left[:count], asked)
+        looks.append(looked)
+        stamps = looked.keys[query.time_column].cast(pa.int64()).to_numpy()
+        times.append(stamps[looked.places])
         together = np.concatenate(times)
         if len(together) >= query.limit:
             edge = nth_of(together, query)
         left = [group for group in left[count:] if _may_change(group, edge, query)]
-    found = [reader.columns.empty_table()]
-    for looked, own_times in zip(looks, times, strict=True):
-        places = looked.places if edge is None else looked.places[near(own_times, edge, query)]
+    found = [reader.nothing]
+    for looked, own in zip(looks, times[1:], strict=True):
+        places = looked.places if edge is None else looked.places[near(own, edge, query)]
         found.append(reader.take(looked, places))
-    return _top([pa.concat_tables(found)], query)
+    return pa.concat_tables(found)
 
 
 def _nearness(group: RowGroup, query: RecordsQuery) -> int:
@@ -241,14 +242,6 @@ def _next_groups(groups: list[RowGroup], query: RecordsQuery) -> int:
             return count
         rows += group.rows
     return len(groups)
-
-
-def _by_file(groups: list[RowGroup]) -> list[list[RowGroup]]:
-    """Those of one file together, in their order there."""
-    found: dict[str, list[RowGroup]] = {}
-    for group in groups:
-        found.setdefault(group.file.path, []).append(group)
-    return [sorted(own, key=lambda group: group.index) for own in found.values()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ _LINGER_S = 0.008
 #: instead of falling behind.
 _BUSY_SHARE = 0.4
 _LINGER_PER_BUSY_S = 2.0
-_LONGEST_LINGER_S = 0.04
+_LONGEST_LINGER_S = 0.1
 #: Longest turn for the others: frames that wait too long are the exchange's reason to disconnect.
 _LONGEST_TURN_S = 0.25
 _SHORTEST_TURN_S = 0.005

@@ -12,11 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from k2.lake.files import row_group_rows
-from k2.lake.reader import LakeFile
 from k2.lake.tables import TRADES
 from k2.query import cold_rows
 from k2.query.asked import RecordsQuery
-from k2.query.cold_rows import ColdRows
+from k2.query.cold_rows import ColdRows, RowGroup
 from k2.query.database import local_path
 from k2.query.execute import FileGoneError
 from k2.query.filters import Between, OneOf, key_of
@@ -82,10 +81,9 @@ async def test_only_row_groups_near_the_answer_are_decoded(
     decoded: list[int] = []
     plain = ColdRows._decode
 
-    def counted(reader: ColdRows, file: LakeFile, parts: Sequence[list[int]],
-                names: Sequence[str]) -> list[pa.Table]:  # fmt: skip
-        decoded.extend(group for part in parts for group in part)
-        return plain(reader, file, parts, names)
+    def counted(reader: ColdRows, groups: Sequence[RowGroup], names: Sequence[str]) -> pa.Table:
+        decoded.extend(group.index for group in groups)
+        return plain(reader, groups, names)
 
     monkeypatch.setattr(ColdRows, "_decode", counted)
     for newest_first, times, expected in (
@@ -109,15 +107,15 @@ def test_what_is_kept_of_files_stays_below_its_cap(platform: Platform) -> None:
         platform.commit(_trades(chance, first, 500), place())
     platform.refresh()
     files = platform.engine.pin("trades").snapshot.files
-    cap = 200_000
-    reader = ColdRows(TRADES.arrow_schema, "timestamp", cache_bytes=cap)
+    columns = len(TRADES.arrow_schema)
+    reader = ColdRows(TRADES.arrow_schema, "timestamp", kept_chunks=3 * columns)
     asked = _Asked(RecordsQuery())
     for file in (*files, *files):
-        looked = reader.look(reader.groups(file, asked), asked)
+        looked = reader.look(reader.groups([file], asked), asked)
         assert reader.take(looked, looked.places).num_rows == file.rows
-        kept = sum(rows.get_total_buffer_size() for rows in reader._decoded.values())
-        assert kept == reader._held <= cap
-    assert 0 < len(reader._decoded) < len(files)
+        assert reader._chunks == sum(footer.chunks for footer in reader._footers.values())
+        assert reader._chunks <= 3 * columns
+    assert 0 < len(reader._footers) < len(files)
 
 
 def test_files_of_another_shape_are_left_to_duckdb(platform: Platform) -> None:
