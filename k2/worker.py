@@ -200,6 +200,7 @@ class Worker:
             max_record_bytes=max_bytes,
             on_error=self.crash,
             behind=lambda: self.status.overrun,
+            asked=lambda: self.hot.engine.stats().running > 0,
         )
 
     def _validate(self) -> ValidateStep:

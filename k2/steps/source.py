@@ -43,7 +43,10 @@ _LINGER_S = 0.008
 #: instead of falling behind.
 _BUSY_SHARE = 0.4
 _LINGER_PER_BUSY_S = 2.0
-_LONGEST_LINGER_S = 0.1
+_LONGEST_LINGER_S = 0.06
+#: While somebody waits for rows of the lake: larger batches leave the processor to the answer.
+_ASKED_LINGER_PER_BUSY_S = 4.0
+_LONGEST_ASKED_LINGER_S = 0.15
 #: Longest turn for the others: frames that wait too long are the exchange's reason to disconnect.
 _LONGEST_TURN_S = 0.25
 _SHORTEST_TURN_S = 0.005
@@ -98,8 +101,10 @@ class _Rate:
 class _Pace:
     """How long frames wait for company."""
 
-    def __init__(self, clock: Clock, busy_s: Callable[[], float]) -> None:
-        self._clock, self._busy_s = clock, busy_s
+    def __init__(
+        self, clock: Clock, busy_s: Callable[[], float], asked: Callable[[], bool]
+    ) -> None:
+        self._clock, self._busy_s, self._asked = clock, busy_s, asked
         self._at_s, self._worked_s = clock.monotonic_s(), busy_s()
 
     def linger_s(self) -> float:
@@ -109,6 +114,8 @@ class _Pace:
         self._at_s, self._worked_s = at_s, worked_s
         if busy_s < _BUSY_SHARE * passed_s:
             return _LINGER_S
+        if self._asked():
+            return min(_ASKED_LINGER_PER_BUSY_S * busy_s, _LONGEST_ASKED_LINGER_S)
         return min(max(_LINGER_S, _LINGER_PER_BUSY_S * busy_s), _LONGEST_LINGER_S)
 
 
@@ -138,14 +145,15 @@ class SourceStep:
         on_error: Callable[[BaseException], None],
         behind: Callable[[], bool] = lambda: False,
         busy_s: Callable[[], float] = time.thread_time,
+        asked: Callable[[], bool] = lambda: False,
     ) -> None:
         """`behind`: true while the steps after this one, on this worker, have much to catch up.
 
-        `busy_s`: seconds the event loop has worked so far.
+        `busy_s`: seconds the event loop has worked so far. `asked`: a query needs a thread now.
         """
         self.counts = SourceCounts()
         self._behind = behind
-        self._busy_s = busy_s
+        self._busy_s, self._asked = busy_s, asked
         self._feeds = feeds
         self._clock = clock
         self._partitions = partitions
@@ -266,7 +274,7 @@ class SourceStep:
         process = uuid.uuid4().hex
         # Every line this task causes says whose frames it was about.
         structlog.contextvars.bind_contextvars(session=running.spec.key, run=process[:8])
-        pace = _Pace(self._clock, self._busy_s)
+        pace = _Pace(self._clock, self._busy_s, self._asked)
         while frames := await session.batch(_FRAMES):
             async with self._turn:
                 began_s = self._clock.monotonic_s()

@@ -127,8 +127,13 @@ async def _started(run: Run) -> AsyncIterator[Client]:
                 base = f"http://127.0.0.1:{port}"
                 await WorkerClient(http, base, key).wait_ready(worker, _START_S)
                 client = Client(http, base, key)
-                await _flowing(client, run.rate)
-                yield client
+                try:
+                    await _flowing(client, run.rate)
+                    yield client
+                except aiohttp.ClientError:
+                    # Of a worker that has ended, its log says more.
+                    worker.check()
+                    raise
                 worker.check()
         finally:
             for child in (worker, exchange):
