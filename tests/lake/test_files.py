@@ -61,7 +61,8 @@ def test_what_codes_make_small_is_not_compressed_again(catalog):
     with catalog.load_table(TRADES.identifier).update_schema() as update:
         update.add_column("note", StringType())
     loaded = catalog.load_table(TRADES.identifier)
-    note = pa.field("note", pa.string(), metadata={b"PARQUET:field_id": b"21"})
+    ident = str(loaded.schema().find_field("note").field_id).encode()
+    note = pa.field("note", pa.string(), metadata={b"PARQUET:field_id": ident})
     rows = trades(range(3), symbols=("BTCUSDT",))
     rows = rows.append_column(note, pa.array(["a", None, "b"]))
     (file,) = write_files(TRADES, loaded.metadata, loaded.io, rows)
