@@ -139,6 +139,8 @@ class Worker:
             keepers(self.lake.catalog, settings),
             self._may_maintain,
             self.clock,
+            # Maintenance can wait, rows cannot.
+            calm=lambda: self.control.here < Level.GRACEFUL,
         )
         self._register()
         mount(self.app, build_api(api_context(self)))
@@ -146,10 +148,9 @@ class Worker:
         self._opened = True
 
     def _may_maintain(self) -> bool:
-        """Elected, the lake is well, and nothing is put off: maintenance can wait, rows cannot."""
+        """Elected, and the lake is well."""
         elected = TP(MAINTENANCE, 0) in self.app.consumer.assignment()
-        sheds = self.control.here >= Level.GRACEFUL
-        return elected and self.breakers.lake_ready and not sheds
+        return elected and self.breakers.lake_ready
 
     def epoch_of(self, topic: str) -> str:
         """The incarnation of the log of record behind a topic."""

@@ -52,8 +52,8 @@ _DELTA = {
     "quote_id": "DELTA_BYTE_ARRAY",
     "reference_id": "DELTA_BYTE_ARRAY",
 }
-#: What these encodings leave is small already. To decompress a column of a row group takes as long
-#: as to decode it, for a decompressor is made for each; only texts and decimals are worth that.
+#: What these encodings leave is small already. To decompress a column of a row group would take as
+#: long as to decode it, for a decompressor is made for each.
 _PLAIN = _DICTIONARY | {name for name, kind in _DELTA.items() if kind == "DELTA_BINARY_PACKED"}
 
 #: Fewer rows than this in a row group cost more to find than to decode.

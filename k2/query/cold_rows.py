@@ -4,7 +4,7 @@ A usual question ("100 trades of X before T") touches one or two files. Reading 
 deciding in Arrow which rows are wanted, and decoding the other columns of only those row groups
 takes a fifth of the processor time DuckDB needs to plan, scan and sort the same.
 
-The row groups of all files are decoded in one call: Arrow reads them in threads of its own, and who
+Row groups of many files are decoded in one call: Arrow reads them in threads of its own, and who
 asked waits for the interpreter, which the event loop may hold, only once.
 
 Files never change, so their footers are kept, those asked for last, up to a cap.
@@ -49,7 +49,7 @@ _Ints = npt.NDArray[np.int64]
 
 
 class Wanted(Protocol):
-    """Which rows of a file are asked for."""
+    """Which rows of files are asked for."""
 
     @property
     def columns(self) -> Sequence[str]:
@@ -114,7 +114,10 @@ class ColdRows:
         return all(self._footer(file).plain for file in files)
 
     def groups(self, files: Iterable[LakeFile], wanted: Wanted) -> list[RowGroup]:
-        """Those that may have wanted rows. Raises `FileGoneError`, as all methods here."""
+        """Those of files it `takes` that may have wanted rows.
+
+        Raises `FileGoneError`, as all methods here.
+        """
         return [
             one
             for file in files
@@ -176,12 +179,9 @@ class ColdRows:
             metadata = fragment.metadata
         except (OSError, pa.ArrowException) as exc:
             raise _gone(exc) from exc
-        read = _Footer(
-            fragment,
-            tuple(self._groups(file, metadata)),
-            self._is_plain(fragment.physical_schema),
-            metadata.num_row_groups * metadata.num_columns,
-        )
+        plain = self._is_plain(fragment.physical_schema)
+        groups = tuple(self._groups(file, metadata)) if plain else ()
+        read = _Footer(fragment, groups, plain, metadata.num_row_groups * metadata.num_columns)
         with self._lock:
             if file.path not in self._footers:
                 self._footers[file.path] = read

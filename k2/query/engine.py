@@ -378,25 +378,36 @@ class QueryEngine:
         return await self.call("symbols", (table,), work, at)
 
     async def latest(
-        self, table: str, symbols: frozenset[str] | None, at: AsOf | None = None
+        self,
+        table: str,
+        symbols: frozenset[str] | None,
+        at: AsOf | None = None,
+        *,
+        at_once: bool = True,
     ) -> Answer:
-        """The last row of each (exchange, symbol); at once where memory alone has them."""
-        if at is None and symbols is not None:
+        """The last row of each (exchange, symbol); at once where memory alone has them.
+
+        `at_once` False: `hot_latest` was asked already.
+        """
+        if at_once and at is None and symbols is not None:
             async with self.turns:
                 known = self.hot_latest(table, symbols)
             if known is not None:
-                columns = self._sources[table].lake.snapshots()[0].columns
-                return Answer(
-                    rows=table_of_rows(columns, known.rows),
-                    as_of=known.as_of,
-                    newest_us=known.newest_us,
-                    partial=known.partial,
-                )
+                return self.shown(table, known)
 
         def work(cursor: Cursor, pins: Mapping[str, Pin[ColdSnapshot]]) -> pa.Table:
             return latest(cursor, pins[table], self._last_rows[table], symbols)
 
         return await self.call("latest", (table,), work, at)
+
+    def shown(self, table: str, hot: HotAnswer[tuple[LastRow, ...]]) -> Answer:
+        """What `hot_latest` gave, as rows."""
+        return Answer(
+            rows=table_of_rows(self._sources[table].lake.snapshots()[0].columns, hot.rows),
+            as_of=hot.as_of,
+            newest_us=hot.newest_us,
+            partial=hot.partial,
+        )
 
     async def history(self, table: str, limit: int) -> list[Snapshot]:
         """The table's snapshots, newest first."""

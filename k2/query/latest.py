@@ -19,19 +19,23 @@ from k2.query.seam import Pin
 def last_rows_of(
     cursor: duckdb.DuckDBPyConnection, snapshot: ColdSnapshot, file: LakeFile
 ) -> tuple[LastRow, ...]:
-    """The last row of each (symbol, exchange) of one data file; all of those of its last time."""
+    """The last row of each (symbol, exchange) of one data file."""
     reader = snapshot.reader([file])
     if reader is None:
         return tuple(each_row(last_rows(cursor, snapshot, snapshot.scan([file]))))
     asked = _LastOfEach()
     looked = reader.look(reader.groups([file], asked), asked)
-    return tuple(each_row(reader.take(looked, looked.places).combine_chunks()))
+    rows = reader.take(looked, looked.places)
+    last: dict[Pair, LastRow] = {}
+    _collect(last, each_row(rows), None)
+    own = table_of_rows(snapshot.columns, list(last.values()))
+    return tuple(each_row(own))
 
 
 class _LastOfEach:
-    """The last rows of each pair, for `ColdRows`: those of one time all, `_collect` has the last.
+    """The last rows of each pair, for `ColdRows`: all of its last time, of which one is the last.
 
-    To put all columns of the order in order would cost more than the few rows too many.
+    To look at all columns of the order would cost more than the few rows too many.
     """
 
     columns = ("symbol", "exchange", "timestamp")

@@ -204,8 +204,10 @@ def _nearest(reader: ColdRows, files: list[LakeFile], query: RecordsQuery) -> pa
     looks: list[Looked] = []
     times: list[_Ints] = [np.empty(0, np.int64)]
     edge: int | None = None
+    scale = 1
     while left:
-        count = _next_groups(left, query)
+        count = _next_groups(left, scale, query)
+        scale *= 4
         looked = reader.look(left[:count], asked)
         looks.append(looked)
         stamps = looked.keys[query.time_column].cast(pa.int64()).to_numpy()
@@ -233,9 +235,9 @@ def _nearness(group: RowGroup, query: RecordsQuery) -> int:
     return first if start is None else max(first, start)
 
 
-def _next_groups(groups: list[RowGroup], query: RecordsQuery) -> int:
+def _next_groups(groups: list[RowGroup], scale: int, query: RecordsQuery) -> int:
     """How many of the first to look at: enough rows, and whatever is as near as the last."""
-    wanted = query.limit * _ROWS_PER_ROW
+    wanted = query.limit * _ROWS_PER_ROW * scale
     rows = 0
     for count, group in enumerate(groups):
         if rows >= wanted and _nearness(group, query) > _nearness(groups[count - 1], query):

@@ -62,11 +62,10 @@ class RowTexts:
         keys = [row.key.platform_sequence << _PLACE_BITS | self._number(row.key.place)
                 for row in rows]  # fmt: skip
         found = [self._known.get(key) for key in keys]
-        # All rows of a table they are in: others will ask for the other pairs.
-        missing = {id(row.rows): row for row, text in zip(rows, found, strict=True) if text is None}
+        missing = [row for row, text in zip(rows, found, strict=True) if text is None]
         if not missing:
             return found  # type: ignore[return-value]  # none is None
-        made = self._make_last(missing.values())
+        made = self._make_last(missing)
         self._keep(made)
         return [made[key] if text is None else text for key, text in zip(keys, found, strict=True)]
 
@@ -79,11 +78,19 @@ class RowTexts:
         return _texts(chunk.rows, places[fresh], keys)
 
     def _make_last(self, rows: Iterable[LastRow]) -> dict[int, bytes]:
-        tables = [row.rows for row in rows]
-        numbers = [self._number(row.key.place) for row in rows]
-        together = pa.concat_tables(tables)
+        # All rows of the tables they are in, where those are small: others will ask for them.
+        tables: dict[int, tuple[LastRow, list[int]]] = {}
+        for row in rows:
+            _, places = tables.setdefault(id(row.rows), (row, []))
+            places.append(row.index)
+        parts, numbers = [], []
+        for row, places in tables.values():
+            small = row.rows.num_rows <= _WHOLE_ROWS
+            parts.append(row.rows if small else row.rows.take(pa.array(places)))
+            numbers.append(self._number(row.key.place))
+        together = pa.concat_tables(parts)
         sequences = together["platform_sequence"].to_numpy()
-        own = np.repeat(numbers, [table.num_rows for table in tables])
+        own = np.repeat(numbers, [part.num_rows for part in parts])
         fresh, keys = self._unknown(sequences << _PLACE_BITS | own)
         return _texts(together, fresh, keys)
 

@@ -36,18 +36,23 @@ _FEWEST_MANIFESTS: Final = 100
 
 
 class MaintainStep:
-    """Rounds of maintenance while this worker `may`; each in a thread."""
+    """Rounds of maintenance while this worker is the elected one; each in a thread.
+
+    While it is not `calm` the lake is looked at and nothing else is begun.
+    """
 
     def __init__(
         self,
         settings: Maintain,
         keepers: Mapping[str, Keeper],
-        may: Callable[[], bool],
+        elected: Callable[[], bool],
         clock: Clock,
+        calm: Callable[[], bool] = lambda: True,
     ) -> None:
         self._settings = settings
         self._keepers = keepers
-        self._may = may
+        self._elected = elected
+        self._calm = calm
         self._clock = clock
         self._stopping = threading.Event()
         # Thorough cleaning is not for a worker that has just started.
@@ -58,7 +63,7 @@ class MaintainStep:
         while True:
             await self._clock.sleep(self._settings.interval_s)
             for name in self._keepers:
-                if self._may() and not self._stopping.is_set():
+                if self._elected() and not self._stopping.is_set():
                     await asyncio.to_thread(self.round, name)
 
     def stop(self) -> None:
@@ -82,8 +87,7 @@ class MaintainStep:
 
     def _compact(self, name: str, keeper: Keeper) -> None:
         report = keeper.compact(
-            budget_s=self._settings.budget_s,
-            stopping=lambda: self._stopping.is_set() or not self._may(),
+            budget_s=self._settings.budget_s, stopping=lambda: not self._may_begin()
         )
         if report.commits:
             metrics.MAINTAINED_FILES.labels(name, "merged").inc(report.files_before)
@@ -103,15 +107,18 @@ class MaintainStep:
 
     def _due(self, name: str, duty: str) -> bool:
         now_s = self._clock.monotonic_s()
-        if self._stopping.is_set() or now_s < self._next_s.get((name, duty), now_s):
+        if not self._may_begin() or now_s < self._next_s.get((name, duty), now_s):
             return False
         self._next_s[(name, duty)] = now_s + _EVERY_S[duty]
         return True
 
+    def _may_begin(self) -> bool:
+        return self._calm() and not self._stopping.is_set()
+
     def _measure(self, name: str, keeper: Keeper) -> None:
         status = keeper.status()
         crowded = max(_FEWEST_MANIFESTS, status.files // _FILES_PER_MANIFEST)
-        if status.manifests > crowded and not self._stopping.is_set():
+        if status.manifests > crowded and self._may_begin():
             keeper.rewrite_manifests()
             status = keeper.status()
         metrics.LAKE_FILES.labels(name).set(status.files)

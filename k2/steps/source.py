@@ -39,14 +39,12 @@ _FEW_FRAMES = 200
 _MANY_FRAMES = 600
 _LINGER_S = 0.008
 #: … and longer when the loop is busy for this share of the time: twice as long as it worked since
-#: the frames before, so that a slow machine, or one with many partitions, makes larger batches
-#: instead of falling behind.
+#: the frames before, up to so many seconds, so that a slow machine, or one with many partitions,
+#: makes larger batches instead of falling behind.
 _BUSY_SHARE = 0.4
-_LINGER_PER_BUSY_S = 2.0
-_LONGEST_LINGER_S = 0.06
-#: While somebody waits for rows of the lake: larger batches leave the processor to the answer.
-_ASKED_LINGER_PER_BUSY_S = 4.0
-_LONGEST_ASKED_LINGER_S = 0.15
+_BUSY_LINGER = (2.0, 0.06)
+#: The same while somebody waits for rows of the lake: the processor is left to the answer.
+_ASKED_LINGER = (4.0, 0.15)
 #: Longest turn for the others: frames that wait too long are the exchange's reason to disconnect.
 _LONGEST_TURN_S = 0.25
 _SHORTEST_TURN_S = 0.005
@@ -98,7 +96,7 @@ class _Rate:
         self._at_s, self._count = now_s, count
 
 
-class _Pace:
+class Pace:
     """How long frames wait for company."""
 
     def __init__(
@@ -114,9 +112,8 @@ class _Pace:
         self._at_s, self._worked_s = at_s, worked_s
         if busy_s < _BUSY_SHARE * passed_s:
             return _LINGER_S
-        if self._asked():
-            return min(_ASKED_LINGER_PER_BUSY_S * busy_s, _LONGEST_ASKED_LINGER_S)
-        return min(max(_LINGER_S, _LINGER_PER_BUSY_S * busy_s), _LONGEST_LINGER_S)
+        per_busy_s, longest_s = _ASKED_LINGER if self._asked() else _BUSY_LINGER
+        return min(max(_LINGER_S, per_busy_s * busy_s), longest_s)
 
 
 @dataclass(slots=True)
@@ -274,7 +271,7 @@ class SourceStep:
         process = uuid.uuid4().hex
         # Every line this task causes says whose frames it was about.
         structlog.contextvars.bind_contextvars(session=running.spec.key, run=process[:8])
-        pace = _Pace(self._clock, self._busy_s, self._asked)
+        pace = Pace(self._clock, self._busy_s, self._asked)
         while frames := await session.batch(_FRAMES):
             async with self._turn:
                 began_s = self._clock.monotonic_s()

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import orjson
 import pyarrow as pa
+import pytest
 
 from k2.query.asked import RecordsQuery
 from k2.query.encode import JSON_COLUMNS
@@ -62,7 +63,7 @@ async def test_hot_answers_are_those_of_hot_and_cold_together(platform: Platform
     assert refused > 5
 
 
-async def test_last_rows_as_texts_are_those_of_latest(platform: Platform) -> None:
+async def test_last_rows_as_texts_are_those_the_pool_finds(platform: Platform) -> None:
     chance = random.Random(23)
     answered = 0
     for step in range(30):
@@ -77,13 +78,32 @@ async def test_last_rows_as_texts_are_those_of_latest(platform: Platform) -> Non
         if hot is None:
             continue
         answered += 1
-        whole = await platform.engine.latest("trades", chosen)
+        whole = await platform.engine.latest("trades", chosen, at_once=False)
+        assert platform.engine.shown("trades", hot).rows.equals(whole.rows)
         assert (hot.as_of, hot.partial) == (whole.as_of, whole.partial)
         for _ in range(2):
             # Made, and then known.
             text = b"[" + b",".join(hot.texts(hot.rows)) + b"]"
             assert text == json_rows(whole.rows, parse_json=JSON_COLUMNS)
     assert answered > 5
+
+
+@pytest.mark.parametrize("whole_rows", [1_000, 10])
+async def test_many_last_rows_are_made_json_together(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, whole_rows: int
+) -> None:
+    monkeypatch.setattr("k2.query.row_texts._WHOLE_ROWS", whole_rows)
+    names = [f"S{at}USDT" for at in range(60)]
+    vendor = '{"a":{"b":[1,"x"]},"c":"d"}'
+    made = rows(range(60), [T0_US + i for i in range(60)], symbols=names, vendor_data=vendor)
+    platform.produce(made, place())
+    found = platform.engine.hot_latest("trades", frozenset(names[10:50]))
+    assert found is not None
+    texts = RowTexts(1 << 30)
+    together = b"[" + b",".join(texts.of_last(found.rows)) + b"]"
+    shown = platform.engine.shown("trades", found).rows
+    assert together == json_rows(shown, parse_json=JSON_COLUMNS)
+    assert len(texts._known) == (60 if whole_rows == 1_000 else 40)
 
 
 async def test_texts_of_last_rows_are_those_of_all_rows(platform: Platform) -> None:

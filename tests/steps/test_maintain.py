@@ -40,10 +40,10 @@ class Clock:
             await asyncio.Event().wait()
 
 
-def step_on(catalog, clock, may=lambda: True):
+def step_on(catalog, clock, elected=lambda: True, calm=lambda: True):
     options = KeeperOptions(CompactionPolicy(min_files=4), retry_s=5.0)
     keeper = Keeper(catalog, TRADES, options, clock=clock, wait=lambda _: None)
-    return MaintainStep(Maintain(), {"trades": keeper}, may, clock)
+    return MaintainStep(Maintain(), {"trades": keeper}, elected, clock, calm)
 
 
 async def rounds_of(step, clock):
@@ -70,7 +70,7 @@ async def test_the_elected_worker_compacts_and_measures(catalog):
 async def test_another_worker_does_nothing(catalog):
     fill(catalog, 6)
     files, clock = live_files(catalog).keys(), Clock(rounds=3)
-    await rounds_of(step_on(catalog, clock, may=lambda: False), clock)
+    await rounds_of(step_on(catalog, clock, elected=lambda: False), clock)
     assert live_files(catalog).keys() == files
 
 
@@ -94,13 +94,15 @@ def test_a_stopped_step_begins_nothing(catalog):
     assert live_files(catalog).keys() == files
 
 
-def test_a_step_that_may_no_more_ends_between_merges(catalog):
+def test_while_records_are_put_off_nothing_is_begun_but_the_lake_is_measured(catalog):
     end = fill(catalog, 6)
     before = len(live_files(catalog))
     answers = iter([True] * 4 + [False] * 99)
-    step_on(catalog, Clock(), may=lambda: next(answers)).round("trades")
+    step_on(catalog, Clock(), calm=lambda: next(answers)).round("trades")
     half = len(live_files(catalog))
     assert half < before
+    step_on(catalog, Clock(), calm=lambda: False).round("trades")
+    assert sample("k2_lake_files") == len(live_files(catalog)) == half
     step_on(catalog, Clock()).round("trades")
     assert len(live_files(catalog)) < half
     assert stored(catalog) == list(range(end))

@@ -181,6 +181,21 @@ async def test_latest_is_the_last_of_each_symbol(api: Api) -> None:
     }  # fmt: skip
 
 
+async def test_latest_is_the_same_from_memory_and_from_the_pool(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(api)
+    for kind in ("both", "trades", "quotes"):
+        asked = {"symbols": "AAAUSDT,BBBUSDT,BTCUSDT,NOPE", "data_type": kind}
+        _, quick = await api.get("/v1/latest", **asked)
+        with monkeypatch.context() as slow:
+            slow.setattr(api.platform.engine, "hot_latest", lambda *_: None)
+            _, thorough = await api.get("/v1/latest", **asked)
+        assert quick["data"] == thorough["data"] != []
+        assert [list(row) for row in quick["data"]] == [list(row) for row in thorough["data"]]
+        assert quick["meta"]["as_of"] == thorough["meta"]["as_of"]
+
+
 async def test_asof_gives_the_quote_in_force(api: Api) -> None:
     plain = [row for row in await fill(api) if row["symbol"] == "AAAUSDT"]
     chance = random.Random(2)

@@ -14,10 +14,10 @@ from aiohttp import web
 from k2.query.asked import RecordsQuery
 from k2.query.asof import AsofJoin
 from k2.query.encode import JSON_COLUMNS
-from k2.query.engine import Answer, Seen
+from k2.query.engine import Answer, HotAnswer, Seen
 from k2.query.enrich import DESCRIBED
 from k2.query.json_text import json_texts
-from k2.query.last_row import Pair
+from k2.query.last_row import LastRow, Pair
 from k2.web.context import CONTEXT
 from k2.web.envelope import ROWS, answer, page
 from k2.web.formats import (
@@ -34,6 +34,7 @@ _PAIR: Final = ("symbol", "exchange")
 #: What the last rows of a pair are called, in the order of their tables.
 _KINDS: Final = ("trade", "quote")
 _FEW_ROWS: Final = 100
+_Hot = HotAnswer[tuple[LastRow, ...]]
 
 
 async def symbols(request: web.Request, given: SymbolsRequest) -> web.StreamResponse:
@@ -73,14 +74,21 @@ async def latest(request: web.Request, given: LatestRequest) -> web.StreamRespon
     queries = request.config_dict[CONTEXT].queries
     tables = ("trades", "quotes") if given.data_type == "both" else (given.data_type,)
     as_json = chosen(request, given.format) == "json"
-    if as_json and given.at is None and given.symbols is not None:
+    hot: list[_Hot | None] = [None] * len(tables)
+    few = given.symbols if as_json and given.at is None else None
+    if few is not None:
         async with queries.turns:
-            known = _at_once(request, tables, given.symbols)
+            hot = [queries.hot_latest(table, few) for table in tables]
+            known = [one for one in hot if one is not None]
+            if len(known) == len(tables):
+                return _of_texts(request, known)
+
+    async def asked(table: str, known: _Hot | None) -> Answer:
         if known is not None:
-            return known
-    found = await asyncio.gather(
-        *(queries.latest(table, given.symbols, given.at) for table in tables)
-    )
+            return queries.shown(table, known)
+        return await queries.latest(table, given.symbols, given.at, at_once=few is None)
+
+    found = await asyncio.gather(*map(asked, tables, hot))
     if len(found) == 1:
         return await rows_response(request, found[0], name="latest", format=given.format)
     if not as_json:
@@ -89,17 +97,8 @@ async def latest(request: web.Request, given: LatestRequest) -> web.StreamRespon
     return _both(request, found, [await _by_pair(one.rows) for one in found])
 
 
-def _at_once(
-    request: web.Request, tables: Sequence[str], symbols: frozenset[str]
-) -> web.Response | None:
-    """The answer where memory alone has it; else None."""
-    queries = request.config_dict[CONTEXT].queries
-    found = []
-    for table in tables:
-        hot = queries.hot_latest(table, symbols)
-        if hot is None:
-            return None
-        found.append(hot)
+def _of_texts(request: web.Request, found: Sequence[_Hot]) -> web.Response:
+    """The answer where memory alone has it."""
     if len(found) == 1:
         return hot_response(request, found[0], pagination=page(len(found[0].rows), False))
     texts = []
