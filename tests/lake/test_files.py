@@ -70,7 +70,8 @@ def test_what_codes_make_small_is_not_compressed_again(catalog):
     columns = [group.column(index) for index in range(group.num_columns)]
     compressed = {one.path_in_schema for one in columns if one.compression == "ZSTD"}
     texts = {"message_id", "trade_id", "vendor_data", "note"}
-    assert compressed == {*texts, "price", "quantity"}
+    times = {"timestamp", "receive_timestamp", "ingestion_timestamp"}
+    assert compressed == {*texts, *times, "price", "quantity"}
     assert {one.compression for one in columns} == {"UNCOMPRESSED", "ZSTD"}
 
 
