@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from k2.lake.files import row_group_rows
+from k2.lake.reader import LakeFile
 from k2.lake.tables import TRADES
 from k2.query import cold_rows
 from k2.query.asked import RecordsQuery
@@ -19,6 +20,8 @@ from k2.query.cold_rows import ColdRows, RowGroup
 from k2.query.database import local_path
 from k2.query.execute import FileGoneError
 from k2.query.filters import Between, OneOf, key_of
+from k2.query.latest import last_rows_of
+from k2.query.per_file import PerFile
 from k2.query.records import _Asked
 from tests.query.conftest import Platform
 from tests.query.rows import T0_US, place, rows
@@ -99,6 +102,51 @@ async def test_only_row_groups_near_the_answer_are_decoded(
         assert [T0_US + at * 1_000 for at in times] == [us.value for us in found.rows["timestamp"]]
         # Ten rows are looked at for each that is asked for, of ten groups that may hold some.
         assert set(decoded) == expected
+
+
+def _drop_statistics(files: Sequence[LakeFile]) -> None:
+    for file in files:
+        path = Path(local_path(file.path))
+        found = pq.read_table(path)
+        path.unlink()
+        pq.write_table(found, path, store_schema=False, row_group_size=8, write_statistics=False)
+
+
+async def test_row_groups_without_statistics_may_hold_anything(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(29)
+    platform.commit(_trades(chance, 0, 300), place())
+    platform.refresh()
+    _drop_statistics(platform.engine.pin("trades").snapshot.files)
+    for _ in range(30):
+        query = _question(chance, None)
+        monkeypatch.setattr(cold_rows, "MAX_ROWS", 10**6)
+        read = await platform.engine.records("trades", query)
+        monkeypatch.setattr(cold_rows, "MAX_ROWS", 0)
+        assert read.rows.equals((await platform.engine.records("trades", query)).rows)
+
+
+async def test_last_rows_of_files_are_those_duckdb_finds(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of several exchanges in one file, and of equal times, where the sequence decides."""
+    chance = random.Random(31)
+    made = []
+    for first, exchange in ((0, "BINANCE"), (300, "KRAKEN")):
+        ids = range(first, first + 300)
+        times = [T0_US + chance.randrange(3) * 1_000 for _ in ids]
+        names = [chance.choice(SYMBOLS) for _ in ids]
+        made.append(rows(ids, times, symbols=names, exchange=exchange))
+    platform.commit(pa.concat_tables(made), place())
+    platform.refresh()
+    answers = []
+    for most in (10**6, 0):
+        monkeypatch.setattr(cold_rows, "MAX_ROWS", most)
+        platform.engine._last_rows["trades"] = PerFile(last_rows_of)
+        answers.append((await platform.engine.latest("trades", None)).rows)
+    assert answers[0].equals(answers[1])
+    assert answers[0].num_rows == 2 * len(SYMBOLS)
 
 
 def test_what_is_kept_of_files_stays_below_its_cap(platform: Platform) -> None:
