@@ -116,9 +116,11 @@ class Walk:
             await asyncio.sleep(_LOOK_S)
         if reached > level:
             self._view.say(f"{level.name} was passed between two looks.")
-        else:
-            await self._report(level)
+        elif await self._report(level):
             await self._stay(level)
+        else:
+            self._view.say(f"{level.name} was over before the API was asked: once more.")
+            await self._climb(level, steeper)
 
     async def _stay(self, level: Level) -> None:
         """Hold the lag about where it keeps the level."""
@@ -162,13 +164,16 @@ class Walk:
         self._view.update(status, self._k2.tide.rate)
         return status
 
-    async def _report(self, level: Level) -> None:
+    async def _report(self, level: Level) -> bool:
+        """Tell what the API answers at a level; False when that was over before it was asked."""
         reply: Reply = await self._k2.ask()
-        self._view.report(await self._k2.status(), await self._k2.shed(), reply)
+        status = await self._k2.status()
         if level is Level.CIRCUIT_BREAK and reply.status != 503:
-            now = (await self._k2.status())["level"]
-            if now == Level.CIRCUIT_BREAK:
+            if status["level"] == Level.CIRCUIT_BREAK:
                 raise NotDegraded(f"the API answered {reply} at CIRCUIT_BREAK instead of 503")
+            return False
+        self._view.report(status, await self._k2.shed(), reply)
+        return True
 
 
 async def _walk(pace: Pace, view: View, *, waits: bool) -> tuple[dict[str, Any], bool]:
