@@ -343,13 +343,13 @@ def parquet_options(table: TableDef, metadata: TableMetadata) -> dict[str, Any]:
 
 def _codecs(metadata: TableMetadata, codec: str) -> dict[str, str]:
     """The codec of each Parquet column, by its path: PyArrow compresses none that is not named."""
-    flags = {
+    plain = _PLAIN | {
         field.name
         for field in metadata.schema().fields
         if isinstance(field.field_type, BooleanType)
     }
     paths = _paths(metadata).items()
-    return {path: "none" if name in _PLAIN | flags else codec for name, path in paths}
+    return {path: "none" if name in plain else codec for name, path in paths}
 
 
 def _paths(metadata: TableMetadata) -> dict[str, str]:

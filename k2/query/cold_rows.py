@@ -12,7 +12,6 @@ Files never change, so their footers are kept, those asked for last, up to a cap
 
 from __future__ import annotations
 
-import datetime as dt
 import itertools
 import threading
 from collections import OrderedDict
@@ -31,6 +30,7 @@ from k2.lake.columns import FIELD_ID
 from k2.lake.reader import LakeFile
 from k2.query.database import local_path
 from k2.query.execute import FileGoneError
+from k2.times import micros
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +43,6 @@ _FORMAT: Final = ds.ParquetFileFormat(
     # Reading ahead is for stores that are far away.
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=False)
 )
-_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 _Ints = npt.NDArray[np.int64]
 
@@ -135,13 +134,12 @@ class ColdRows:
         """All columns of the rows at `places` (rising) of what was looked at."""
         if not len(places):
             return self.nothing
-        ends = np.cumsum([group.rows for group in looked.groups])
-        which = np.searchsorted(ends, places, side="right")
+        sizes = np.array([group.rows for group in looked.groups])
+        which = np.searchsorted(np.cumsum(sizes), places, side="right")
         used = np.unique(which)
         # Only groups with such rows are decoded, so the rows of the others before them are no more.
-        left_out = np.cumsum(
-            [0 if at in used else group.rows for at, group in enumerate(looked.groups)]
-        )
+        sizes[used] = 0
+        left_out = np.cumsum(sizes)
         rows = self._decode([looked.groups[at] for at in used], self.columns.names)
         return rows.take(pa.array(places - left_out[which]))
 
@@ -205,7 +203,7 @@ class ColdRows:
             group = metadata.row_group(index)
             symbols = _ends(group, places.get("symbol"))
             times = _ends(group, places.get(self._time_column))
-            times_us = None if times is None else (_us(times[0]), _us(times[1]))
+            times_us = None if times is None else (micros(times[0]), micros(times[1]))
             yield RowGroup(file, index, group.num_rows, symbols, times_us)
 
 
@@ -214,10 +212,6 @@ def _ends(group: Any, column: int | None) -> tuple[Any, Any] | None:
     if statistics is None or not statistics.has_min_max:
         return None
     return statistics.min, statistics.max
-
-
-def _us(moment: dt.datetime) -> int:
-    return (moment - _EPOCH) // dt.timedelta(microseconds=1)
 
 
 def _field_id(field: pa.Field) -> bytes | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -20,11 +20,12 @@ from k2.breakers import Breaker
 from k2.errors import LakeError
 from k2.lake.vector import Vector
 from k2.query import seam
+from k2.query.answers import Answer, HotAnswer, Seen, answer_of, hot_answer_of, newest_us
 from k2.query.asked import RecordsQuery
 from k2.query.cold import Bounds, ColdSnapshot
 from k2.query.execute import FileGoneError, Result, blames, run_checked, translated
 from k2.query.hot_rows import HotRows
-from k2.query.kept import Footprint, footprint
+from k2.query.kept import footprint
 from k2.query.lake_table import AsOf
 from k2.query.last_row import LastRow
 from k2.query.latest import last_rows_of, latest, latest_hot, table_of_rows
@@ -44,8 +45,8 @@ from k2.tracing import TRACING
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-R = TypeVar("R", bound=Sized)
 Cursor = duckdb.DuckDBPyConnection
+LatestHot = HotAnswer[tuple[LastRow, ...]]
 
 #: Of hot rows made JSON, per table.
 _TEXT_BYTES: Final = 32 * 1024 * 1024
@@ -55,24 +56,6 @@ _INLINE_ROWS: Final = 1_001
 _INLINE_SYMBOLS: Final = 100
 #: More hot rows than this are slower to scan than the small files they stand for.
 _MAX_HOT_ROWS: Final = 2_000_000
-#: What tells the time in SQL, with and without parentheses; `age` of one time is that until today.
-_CLOCK: Final = frozenset(
-    {
-        "age",
-        "current_date",
-        "current_localtime",
-        "current_localtimestamp",
-        "current_time",
-        "current_timestamp",
-        "get_current_time",
-        "get_current_timestamp",
-        "localtime",
-        "localtimestamp",
-        "now",
-        "today",
-        "transaction_timestamp",
-    }
-)
 
 
 class LakeTable(Protocol):
@@ -101,42 +84,6 @@ class Source:
     lake: LakeTable
     time_column: str = "timestamp"
     tail: Callable[[], TailView] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """What an answer's rows are: `as_of` per table, `partial` when rows are missing for now.
-
-    `cut_short`: they are missing because the deadline came. `fixed`: the rows can never change.
-    `clock`: the answer depends on when it was asked for. `newest_us`: per table of `as_of`, when
-    the newest row that could be seen came; None: there is none.
-    """
-
-    as_of: Mapping[str, Any]
-    partial: bool = False
-    truncated: bool = False
-    files_read: int | None = None
-    cut_short: bool = False
-    fixed: bool = False
-    clock: bool = False
-    newest_us: Mapping[str, int | None] = dataclasses.field(default_factory=dict)
-    #: The files all of this came from; None: also from memory, or nobody needs to know.
-    read: Footprint | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer(Seen):
-    """Rows and what they are."""
-
-    rows: pa.Table
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HotAnswer(Seen, Generic[R]):
-    """Rows that are all in memory, in whatever form; `texts` makes them JSON."""
-
-    rows: R
-    texts: Callable[[R], list[bytes]]
 
 
 class QueryEngine:
@@ -229,7 +176,7 @@ class QueryEngine:
         def work(cursor: Cursor) -> Answer:
             pinned = self.pin(table, at)
             found = find(cursor, pinned, query)
-            return _answer(
+            return answer_of(
                 {table: pinned},
                 found.rows,
                 at,
@@ -261,23 +208,21 @@ class QueryEngine:
             found = find_hot(pinned, query)
             if found is None:
                 return None
-            return _hot_answer(table, pinned, found, self._texts[table].of, files_read=0)
+            return hot_answer_of(table, pinned, found, self._texts[table].of, files_read=0)
 
         return _at_once("records", attempt)
 
-    def hot_latest(
-        self, table: str, symbols: frozenset[str]
-    ) -> HotAnswer[tuple[LastRow, ...]] | None:
+    def hot_latest(self, table: str, symbols: frozenset[str]) -> LatestHot | None:
         """The answer of `latest` where memory alone has it, at once; None: ask `latest`."""
         if len(symbols) > _INLINE_SYMBOLS:
             return None
 
-        def attempt() -> HotAnswer[tuple[LastRow, ...]] | None:
+        def attempt() -> LatestHot | None:
             pinned = self.pin(table)
             rows = latest_hot(pinned, symbols)
             if rows is None:
                 return None
-            return _hot_answer(table, pinned, rows, self._texts[table].of_last)
+            return hot_answer_of(table, pinned, rows, self._texts[table].of_last)
 
         return _at_once("latest", attempt)
 
@@ -296,13 +241,13 @@ class QueryEngine:
                 pins[shown] = pinned
                 create_view(cursor, name, view, pinned, bounds.get(name, Bounds()))
             found = run_checked(cursor, checked.text, limit)
-            return _answer(
+            return answer_of(
                 pins,
                 found.rows,
                 at,
                 truncated=found.truncated,
                 cut_short=found.cut_short,
-                clock=_tells_time(checked.tree),
+                clock=checked.tells_time,
             )
 
         return await self._run("sql", work, tuple(self._sources))
@@ -324,7 +269,7 @@ class QueryEngine:
             for view, pinned in pins.items():
                 create_view(cursor, view, view, pinned, views[view])
             found = run_checked(cursor, text, limit, values)
-            return _answer(
+            return answer_of(
                 pins, found.rows, at, truncated=found.truncated, cut_short=found.cut_short
             )
 
@@ -348,7 +293,7 @@ class QueryEngine:
             read = None if bounds is None else footprint(pins[tables[0]], bounds)
             made = work(cursor, pins)
             found = made if isinstance(made, Result) else Result(made)
-            return _answer(
+            return answer_of(
                 pins,
                 found.rows,
                 at,
@@ -378,30 +323,28 @@ class QueryEngine:
         return await self.call("symbols", (table,), work, at)
 
     async def latest(
-        self,
-        table: str,
-        symbols: frozenset[str] | None,
-        at: AsOf | None = None,
-        *,
-        at_once: bool = True,
+        self, table: str, symbols: frozenset[str] | None, at: AsOf | None = None
     ) -> Answer:
-        """The last row of each (exchange, symbol); at once where memory alone has them.
+        """The last row of each (exchange, symbol)."""
+        found = await self.latest_at_hand(table, symbols, at)
+        return self._shown(table, found) if isinstance(found, HotAnswer) else found
 
-        `at_once` False: `hot_latest` was asked already.
-        """
-        if at_once and at is None and symbols is not None:
+    async def latest_at_hand(
+        self, table: str, symbols: frozenset[str] | None, at: AsOf | None = None
+    ) -> LatestHot | Answer:
+        """The same in the form it is found in: at once where memory alone has it."""
+        if at is None and symbols is not None:
             async with self.turns:
                 known = self.hot_latest(table, symbols)
             if known is not None:
-                return self.shown(table, known)
+                return known
 
         def work(cursor: Cursor, pins: Mapping[str, Pin[ColdSnapshot]]) -> pa.Table:
             return latest(cursor, pins[table], self._last_rows[table], symbols)
 
         return await self.call("latest", (table,), work, at)
 
-    def shown(self, table: str, hot: HotAnswer[tuple[LastRow, ...]]) -> Answer:
-        """What `hot_latest` gave, as rows."""
+    def _shown(self, table: str, hot: LatestHot) -> Answer:
         return Answer(
             rows=table_of_rows(self._sources[table].lake.snapshots()[0].columns, hot.rows),
             as_of=hot.as_of,
@@ -447,47 +390,6 @@ class QueryEngine:
         return set().union(*found)
 
 
-def _answer(
-    pins: Mapping[str, Pin[ColdSnapshot]], rows: pa.Table, at: AsOf | None, **more: Any
-) -> Answer:
-    return Answer(
-        rows=rows,
-        as_of={name: pinned.as_of() for name, pinned in pins.items()},
-        newest_us={name: newest_us(pinned) for name, pinned in pins.items()},
-        partial=more.get("cut_short", False) or any(pinned.partial for pinned in pins.values()),
-        # A time names another snapshot once an older one has expired; an id does not.
-        fixed=at is not None and at.snapshot_id is not None,
-        **more,
-    )
-
-
-def _hot_answer(
-    table: str,
-    pinned: Pin[ColdSnapshot],
-    rows: R,
-    texts: Callable[[R], list[bytes]],
-    files_read: int | None = None,
-) -> HotAnswer[R]:
-    return HotAnswer(
-        as_of={table: pinned.as_of()},
-        newest_us={table: newest_us(pinned)},
-        partial=pinned.partial,
-        files_read=files_read,
-        rows=rows,
-        texts=texts,
-    )
-
-
-def newest_us(pinned: Pin[ColdSnapshot]) -> int | None:
-    """When the newest row of a pin came, µs; of files alone what they say: its exchange time."""
-    newest = pinned.newest_us()
-    if newest is not None:
-        return newest
-    # Files come latest first, those that do not say their times before all.
-    times = (file.times_us for file in pinned.snapshot.files)
-    return next((known[1] for known in times if known is not None), None)
-
-
 def _at_once(kind: str, attempt: Callable[[], T | None]) -> T | None:
     """`attempt` on the event loop; None is no query yet, for the same is then asked in the pool."""
     began_s = time.perf_counter()
@@ -501,18 +403,6 @@ def _at_once(kind: str, attempt: Callable[[], T | None]) -> T | None:
         metrics.QUERIES.labels(kind, "ok").inc()
         metrics.QUERY_SECONDS.labels(kind).observe(time.perf_counter() - began_s)
     return found
-
-
-def _tells_time(node: Any) -> bool:
-    """True when a syntax tree has something of `_CLOCK`; a column of such a name counts too."""
-    if isinstance(node, list):
-        return any(map(_tells_time, node))
-    if not isinstance(node, dict):
-        return False
-    names = [node.get("function_name"), *(node.get("column_names") or ())[-1:]]
-    if any(str(name).lower() in _CLOCK for name in names):
-        return True
-    return any(map(_tells_time, node.values()))
 
 
 def _is_quick(query: RecordsQuery) -> bool:

@@ -18,6 +18,7 @@ from k2.query.last_row import Pair
 
 T = TypeVar("T")
 
+#: Files that are kept beside those of the snapshot last asked about.
 _OTHERS: Final = 4_096
 
 

@@ -202,7 +202,7 @@ def _nearest(reader: ColdRows, files: list[LakeFile], query: RecordsQuery) -> pa
     left = reader.groups(files, asked)
     left.sort(key=lambda group: _nearness(group, query))
     looks: list[Looked] = []
-    times: list[_Ints] = [np.empty(0, np.int64)]
+    times: list[_Ints] = []
     edge: int | None = None
     scale = 1
     while left:
@@ -217,7 +217,7 @@ def _nearest(reader: ColdRows, files: list[LakeFile], query: RecordsQuery) -> pa
             edge = nth_of(together, query)
         left = [group for group in left[count:] if _may_change(group, edge, query)]
     found = [reader.nothing]
-    for looked, own in zip(looks, times[1:], strict=True):
+    for looked, own in zip(looks, times, strict=True):
         places = looked.places if edge is None else looked.places[near(own, edge, query)]
         found.append(reader.take(looked, places))
     return pa.concat_tables(found)

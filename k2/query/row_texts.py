@@ -5,7 +5,7 @@ A record's place never holds another record, so what was made of it stays right 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -46,26 +46,31 @@ class RowTexts:
         """One JSON object per row, in the order of `rows`."""
         numbers = np.array([self._number(chunk.tie) for chunk in rows.chunks], np.int64)
         keys = (rows.sequences() << _PLACE_BITS | numbers[rows.which]).tolist()
-        found = [self._known.get(key) for key in keys]
-        missing = [index for index, text in enumerate(found) if text is None]
-        if not missing:
-            return found  # type: ignore[return-value]  # none is None
-        made: dict[int, bytes] = {}
-        for number in np.unique(rows.which[missing]).tolist():
-            own = [index for index in missing if rows.which[index] == number]
-            made |= self._make(rows.chunks[number], rows.places[own])
-        self._keep(made)
-        return [made[key] if text is None else text for key, text in zip(keys, found, strict=True)]
+
+        def make(missing: list[int]) -> dict[int, bytes]:
+            made: dict[int, bytes] = {}
+            for number in np.unique(rows.which[missing]).tolist():
+                own = [index for index in missing if rows.which[index] == number]
+                made |= self._make(rows.chunks[number], rows.places[own])
+            return made
+
+        return self._filled(keys, make)
 
     def of_last(self, rows: Sequence[LastRow]) -> list[bytes]:
         """The same of the last rows of pairs."""
         keys = [row.key.platform_sequence << _PLACE_BITS | self._number(row.key.place)
                 for row in rows]  # fmt: skip
+        return self._filled(
+            keys, lambda missing: self._make_last([rows[index] for index in missing])
+        )
+
+    def _filled(
+        self, keys: list[int], make: Callable[[list[int]], dict[int, bytes]]
+    ) -> list[bytes]:
+        """The text of each key. `make`: those at some indexes, and others, by key."""
         found = [self._known.get(key) for key in keys]
-        missing = [row for row, text in zip(rows, found, strict=True) if text is None]
-        if not missing:
-            return found  # type: ignore[return-value]  # none is None
-        made = self._make_last(missing)
+        missing = [index for index, text in enumerate(found) if text is None]
+        made = make(missing) if missing else {}
         self._keep(made)
         return [made[key] if text is None else text for key, text in zip(keys, found, strict=True)]
 

@@ -101,6 +101,26 @@ _NODES = frozenset(
 )
 
 
+#: What tells the time in SQL, with and without parentheses; `age` of one time is that until today.
+_CLOCK: Final = frozenset(
+    {
+        "age",
+        "current_date",
+        "current_localtime",
+        "current_localtimestamp",
+        "current_time",
+        "current_timestamp",
+        "get_current_time",
+        "get_current_timestamp",
+        "localtime",
+        "localtimestamp",
+        "now",
+        "today",
+        "transaction_timestamp",
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class CheckedSql:
     """A query that passed: its text, its syntax tree and the views it reads.
@@ -113,9 +133,26 @@ class CheckedSql:
     views: frozenset[str]
     travels: Mapping[str, Travel] = field(default_factory=dict)
 
+    @property
+    def tells_time(self) -> bool:
+        """True when the answer may depend on when it was asked for."""
+        return _tells_time(self.tree)
+
     def view_of(self, name: str) -> str:
         """The public view behind a name of `views`."""
         return self.travels[name].view if name in self.travels else name
+
+
+def _tells_time(node: Any) -> bool:
+    """True when a syntax tree has something of `_CLOCK`; a column of such a name counts too."""
+    if isinstance(node, list):
+        return any(map(_tells_time, node))
+    if not isinstance(node, dict):
+        return False
+    names = [node.get("function_name"), *(node.get("column_names") or ())[-1:]]
+    if any(str(name).lower() in _CLOCK for name in names):
+        return True
+    return any(map(_tells_time, node.values()))
 
 
 def check_sql(connection: duckdb.DuckDBPyConnection, text: str) -> CheckedSql:

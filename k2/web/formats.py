@@ -19,9 +19,9 @@ from aiohttp import web
 from k2 import metrics
 from k2.clock import SYSTEM_CLOCK
 from k2.errors import InvalidParameter
+from k2.query.answers import Answer, HotAnswer, Seen
 from k2.query.cold import Bounds
 from k2.query.encode import JSON_COLUMNS, rows_of
-from k2.query.engine import Answer, HotAnswer, Seen
 from k2.query.json_text import json_rows
 from k2.web.context import CONTEXT, KeptPage
 from k2.web.envelope import ROWS, answer, meta, page

@@ -63,7 +63,9 @@ async def test_hot_answers_are_those_of_hot_and_cold_together(platform: Platform
     assert refused > 5
 
 
-async def test_last_rows_as_texts_are_those_the_pool_finds(platform: Platform) -> None:
+async def test_last_rows_as_texts_are_those_the_pool_finds(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chance = random.Random(23)
     answered = 0
     for step in range(30):
@@ -78,8 +80,11 @@ async def test_last_rows_as_texts_are_those_the_pool_finds(platform: Platform) -
         if hot is None:
             continue
         answered += 1
-        whole = await platform.engine.latest("trades", chosen, at_once=False)
-        assert platform.engine.shown("trades", hot).rows.equals(whole.rows)
+        at_once = await platform.engine.latest("trades", chosen)
+        with monkeypatch.context() as slow:
+            slow.setattr(platform.engine, "hot_latest", lambda *_: None)
+            whole = await platform.engine.latest("trades", chosen)
+        assert at_once.rows.equals(whole.rows)
         assert (hot.as_of, hot.partial) == (whole.as_of, whole.partial)
         for _ in range(2):
             # Made, and then known.
@@ -101,7 +106,7 @@ async def test_many_last_rows_are_made_json_together(
     assert found is not None
     texts = RowTexts(1 << 30)
     together = b"[" + b",".join(texts.of_last(found.rows)) + b"]"
-    shown = platform.engine.shown("trades", found).rows
+    shown = (await platform.engine.latest("trades", frozenset(names[10:50]))).rows
     assert together == json_rows(shown, parse_json=JSON_COLUMNS)
     assert len(texts._known) == (60 if whole_rows == 1_000 else 40)
 

@@ -10,7 +10,8 @@ import duckdb
 import pytest
 
 from k2.query import asof, candles, records
-from k2.query.engine import Answer, QueryEngine
+from k2.query.answers import Answer
+from k2.query.engine import QueryEngine
 from k2.query.execute import Result, run_checked
 from tests.query.rows import T0_US, place, rows
 from tests.web.api import KEY, Api

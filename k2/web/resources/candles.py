@@ -13,10 +13,10 @@ from aiohttp import web
 
 from k2.clock import SYSTEM_CLOCK
 from k2.errors import InvalidParameter, K2Error, NotFoundError
+from k2.query.answers import Answer
 from k2.query.candle_rows import CandleRows, FilledRows
 from k2.query.candles import SUMMARY, Aggregates, Intervals
 from k2.query.encode import rows_of
-from k2.query.engine import Answer
 from k2.query.lake_table import AsOf
 from k2.timeframes import FRAMES_US
 from k2.times import DAY_US

@@ -11,13 +11,14 @@ import orjson
 import pyarrow as pa
 from aiohttp import web
 
+from k2.query.answers import Answer, HotAnswer, Seen
 from k2.query.asked import RecordsQuery
 from k2.query.asof import AsofJoin
 from k2.query.encode import JSON_COLUMNS
-from k2.query.engine import Answer, HotAnswer, Seen
+from k2.query.engine import LatestHot
 from k2.query.enrich import DESCRIBED
 from k2.query.json_text import json_texts
-from k2.query.last_row import LastRow, Pair
+from k2.query.last_row import Pair
 from k2.web.context import CONTEXT
 from k2.web.envelope import ROWS, answer, page
 from k2.web.formats import (
@@ -34,7 +35,6 @@ _PAIR: Final = ("symbol", "exchange")
 #: What the last rows of a pair are called, in the order of their tables.
 _KINDS: Final = ("trade", "quote")
 _FEW_ROWS: Final = 100
-_Hot = HotAnswer[tuple[LastRow, ...]]
 
 
 async def symbols(request: web.Request, given: SymbolsRequest) -> web.StreamResponse:
@@ -73,39 +73,19 @@ async def latest(request: web.Request, given: LatestRequest) -> web.StreamRespon
     """GET /v1/latest: the last trade and quote of each symbol and exchange."""
     queries = request.config_dict[CONTEXT].queries
     tables = ("trades", "quotes") if given.data_type == "both" else (given.data_type,)
-    as_json = chosen(request, given.format) == "json"
-    hot: list[_Hot | None] = [None] * len(tables)
-    few = given.symbols if as_json and given.at is None else None
-    if few is not None:
-        async with queries.turns:
-            hot = [queries.hot_latest(table, few) for table in tables]
-            known = [one for one in hot if one is not None]
-            if len(known) == len(tables):
-                return _of_texts(request, known)
-
-    async def asked(table: str, known: _Hot | None) -> Answer:
-        if known is not None:
-            return queries.shown(table, known)
-        return await queries.latest(table, given.symbols, given.at, at_once=few is None)
-
-    found = await asyncio.gather(*map(asked, tables, hot))
-    if len(found) == 1:
-        return await rows_response(request, found[0], name="latest", format=given.format)
-    if not as_json:
-        flat = Answer(rows=_flat(found), **_together(found))
+    asked = ((table, given.symbols, given.at) for table in tables)
+    if chosen(request, given.format) != "json":
+        rows = await asyncio.gather(*(queries.latest(*one) for one in asked))
+        flat = rows[0] if len(rows) == 1 else Answer(rows=_flat(rows), **_together(rows))
         return await rows_response(request, flat, name="latest", format=given.format)
-    return _both(request, found, [await _by_pair(one.rows) for one in found])
-
-
-def _of_texts(request: web.Request, found: Sequence[_Hot]) -> web.Response:
-    """The answer where memory alone has it."""
-    if len(found) == 1:
-        return hot_response(request, found[0], pagination=page(len(found[0].rows), False))
-    texts = []
-    for one in found:
-        pairs = (row.pair for row in one.rows)
-        texts.append(dict(zip(pairs, one.texts(one.rows), strict=True)))
-    return _both(request, found, texts)
+    found = await asyncio.gather(*(queries.latest_at_hand(*one) for one in asked))
+    if len(found) > 1:
+        return _both(request, found, [await _by_pair(request, one) for one in found])
+    only = found[0]
+    if not isinstance(only, HotAnswer):
+        return await rows_response(request, only, name="latest", format=given.format)
+    async with queries.turns:
+        return hot_response(request, only, pagination=page(len(only.rows), False))
 
 
 def _both(
@@ -129,8 +109,13 @@ def _both(
     )
 
 
-async def _by_pair(rows: pa.Table) -> dict[Pair, bytes]:
+async def _by_pair(request: web.Request, found: LatestHot | Answer) -> dict[Pair, bytes]:
     """Rows as JSON; in a thread when there are many: of a few the way there would take longer."""
+    if isinstance(found, HotAnswer):
+        async with request.config_dict[CONTEXT].queries.turns:
+            texts = found.texts(found.rows)
+        return {row.pair: text for row, text in zip(found.rows, texts, strict=True)}
+    rows = found.rows
     if rows.num_rows <= _FEW_ROWS:
         texts = json_texts(rows, parse_json=JSON_COLUMNS)
     else:

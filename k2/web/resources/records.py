@@ -12,8 +12,8 @@ from aiohttp import web
 from k2.clock import SYSTEM_CLOCK
 from k2.errors import InvalidParameter
 from k2.lake.tables import QUOTES, TRADES, TableDef
+from k2.query.answers import Answer, HotAnswer
 from k2.query.asked import RecordsQuery
-from k2.query.engine import Answer, HotAnswer
 from k2.query.enrich import ENRICHED, Enrichment
 from k2.query.filters import Between, OneOf, key_of
 from k2.query.hot_rows import HotRows
