@@ -52,10 +52,7 @@ _DELTA = {
     "quote_id": "DELTA_BYTE_ARRAY",
     "reference_id": "DELTA_BYTE_ARRAY",
 }
-#: Codes and sequences take a few bytes for many rows: to decompress them would take as long as to
-#: decode them, for a decompressor is made for each column of each row group. Times are worth it:
-#: those of bursts come down to half.
-_PLAIN = _DICTIONARY | {"source_sequence", "platform_sequence"}
+_SEQUENCES = frozenset(("source_sequence", "platform_sequence"))
 
 #: Fewer rows than this in a row group cost more to find than to decode.
 _LEAST_GROUP = 2_048
@@ -334,29 +331,44 @@ def parquet_options(table: TableDef, metadata: TableMetadata) -> dict[str, Any]:
         "compression": _codecs(metadata, "none" if codec == "uncompressed" else codec),
         "use_dictionary": [path for name, path in _paths(metadata).items() if name in _DICTIONARY],
         "column_encoding": {name: _DELTA[name] for name in names if name in _DELTA},
-        "write_statistics": list(table.bounded),
+        "write_statistics": sorted({*table.bounded, *_few_valued(metadata)} - _lists(metadata)),
         "row_group_size": int(metadata.properties.get("write.parquet.row-group-limit", "131072")),
         # The Arrow schema as text in every footer would be larger than a small file's data.
         "store_schema": False,
     }
 
 
-def _codecs(metadata: TableMetadata, codec: str) -> dict[str, str]:
-    """The codec of each Parquet column, by its path: PyArrow compresses none that is not named."""
-    plain = _PLAIN | {
+def _few_valued(metadata: TableMetadata) -> frozenset[str]:
+    """Columns that often have one value in a whole row group, which statistics then tell."""
+    return _DICTIONARY | {
         field.name
         for field in metadata.schema().fields
         if isinstance(field.field_type, BooleanType)
     }
+
+
+def _lists(metadata: TableMetadata) -> set[str]:
+    return {
+        field.name for field in metadata.schema().fields if isinstance(field.field_type, ListType)
+    }
+
+
+def _codecs(metadata: TableMetadata, codec: str) -> dict[str, str]:
+    """The codec of each Parquet column, by its path: PyArrow compresses none that is not named.
+
+    Codes and sequences take a few bytes for many rows: to decompress them would take as long as to
+    decode them, for a decompressor is made for each column of each row group. Times are worth it:
+    those of bursts come down to half.
+    """
+    plain = _few_valued(metadata) | _SEQUENCES
     paths = _paths(metadata).items()
     return {path: "none" if name in plain else codec for name, path in paths}
 
 
 def _paths(metadata: TableMetadata) -> dict[str, str]:
     """The Parquet column of each column: lists are named by what is in them."""
+    lists = _lists(metadata)
     return {
-        field.name: f"{field.name}.list.element"
-        if isinstance(field.field_type, ListType)
-        else field.name
+        field.name: f"{field.name}.list.element" if field.name in lists else field.name
         for field in metadata.schema().fields
     }

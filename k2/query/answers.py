@@ -9,11 +9,15 @@ from typing import Any, Generic, TypeVar
 import pyarrow as pa
 
 from k2.query.cold import ColdSnapshot
+from k2.query.encode import JSON_COLUMNS
+from k2.query.json_text import json_rows
 from k2.query.kept import Footprint
 from k2.query.lake_table import AsOf
 from k2.query.seam import Pin
 
 R = TypeVar("R", bound=Sized)
+#: Of the rows found: those of the answer, and its columns.
+Shown = Callable[[pa.Table], pa.Table]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +43,10 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer(Seen):
-    """Rows and what they are."""
+    """Rows and what they are. `json`: those that are shown, where that was asked for."""
 
     rows: pa.Table
+    json: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +58,20 @@ class HotAnswer(Seen, Generic[R]):
 
 
 def answer_of(
-    pins: Mapping[str, Pin[ColdSnapshot]], rows: pa.Table, at: AsOf | None, **more: Any
+    pins: Mapping[str, Pin[ColdSnapshot]],
+    rows: pa.Table,
+    at: AsOf | None,
+    shown: Shown | None = None,
+    **more: Any,
 ) -> Answer:
-    """`rows`, and what they are by their pins; `at`: the state that was asked for."""
+    """`rows`, and what they are by their pins; `at`: the state that was asked for.
+
+    `shown`: what of them is wanted as JSON, made in the thread that found them: another would have
+    to wait for the interpreter once more.
+    """
     return Answer(
         rows=rows,
+        json=None if shown is None else json_rows(shown(rows), parse_json=JSON_COLUMNS),
         as_of={name: pinned.as_of() for name, pinned in pins.items()},
         newest_us={name: newest_us(pinned) for name, pinned in pins.items()},
         partial=more.get("cut_short", False) or any(pinned.partial for pinned in pins.values()),

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from k2.query.cold import TIE_BREAK, Bounds
+from k2.query.bounds import Bounds
+from k2.query.cold import TIE_BREAK
 from k2.query.filters import Between, Key, OneOf
 
 

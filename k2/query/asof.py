@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from k2.errors import QueryTimeout
 from k2.query.asked import RecordsQuery
-from k2.query.cold import Bounds, ColdSnapshot
+from k2.query.bounds import Bounds
+from k2.query.cold import ColdSnapshot
 from k2.query.records import find
 from k2.query.seam import Pin
 from k2.query.views import create_view

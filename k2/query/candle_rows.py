@@ -21,8 +21,9 @@ from k2.candles.fill import filled_forward
 from k2.candles.fold import BASE, TRADE_COLUMNS, in_frame, of_trades, vwaps
 from k2.errors import QueryTimeout
 from k2.query.asked import RecordsQuery
+from k2.query.bounds import Bounds
 from k2.query.candles import CANDLES, Intervals
-from k2.query.cold import Bounds, ColdSnapshot
+from k2.query.cold import ColdSnapshot
 from k2.query.execute import run_checked
 from k2.query.records import find
 from k2.query.seam import Pin
@@ -89,9 +90,6 @@ class CandleRows:
     @property
     def columns(self) -> Sequence[str]:
         return TRADE_COLUMNS
-
-    def may_be_in(self, symbols: tuple[str, str] | None, times_us: tuple[int, int] | None) -> bool:
-        return self.bounds.meet(symbols, times_us)
 
     def rows(self, keys: pa.Table) -> npt.NDArray[np.int64]:
         """Places of the trades asked for."""

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 
 from k2.candles.fold import STATE, in_frame, merge, of_trades
 from k2.candles.versions import of_windows, shown
+from k2.query.bounds import Bounds
 from k2.query.candles import STATES, Intervals
-from k2.query.cold import Bounds
 from k2.query.engine import Cursor, QueryEngine
 from k2.query.execute import run_checked
 from k2.query.stream import Follower

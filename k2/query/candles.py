@@ -12,7 +12,8 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
-from k2.query.cold import Bounds, ColdSnapshot
+from k2.query.bounds import Bounds
+from k2.query.cold import ColdSnapshot
 from k2.query.execute import Result, run_checked
 from k2.query.seam import Pin
 from k2.query.views import create_view

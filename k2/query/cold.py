@@ -8,7 +8,6 @@ read right. A snapshot with delete files is left to `iceberg_scan`, which knows 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
@@ -17,6 +16,7 @@ from k2.lake.columns import FIELD_ID
 from k2.lake.files import symbol_bucket
 from k2.lake.reader import LakeFile
 from k2.lake.vector import Vector
+from k2.query.bounds import Bounds
 from k2.query.cold_rows import ColdRows
 from k2.query.database import local_path, quote
 
@@ -26,27 +26,6 @@ TIE_BREAK: Final = ("platform_sequence", "log_partition", "log_topic", "log_epoc
 
 #: Bounds whose files a snapshot remembers: the same questions come again and again.
 _SELECTIONS: Final = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What a query can see of a table. `symbols` None: all. Times in µs, `start` in, `end` out."""
-
-    symbols: frozenset[str] | None = None
-    start_us: int | None = None
-    end_us: int | None = None
-
-    def meet(self, symbols: tuple[str, str] | None, times_us: tuple[int, int] | None) -> bool:
-        """False when nothing between these ends (None: not known) is within the bounds."""
-        if self.symbols is not None and symbols is not None:
-            low, high = symbols
-            if not any(low <= symbol <= high for symbol in self.symbols):
-                return False
-        if times_us is None:
-            return True
-        first, last = times_us
-        after = self.start_us is not None and last < self.start_us
-        return not after and (self.end_us is None or first < self.end_us)
 
 
 class ColdSnapshot:
@@ -97,23 +76,19 @@ class ColdSnapshot:
 
     def _select(self, bounds: Bounds) -> list[LakeFile]:
         if bounds.symbols is None:
-            candidates: Sequence[LakeFile] = self.files
+            buckets: Iterable[int | None] = self._by_bucket
         else:
-            buckets: set[int | None] = {symbol_bucket(symbol) for symbol in bounds.symbols}
-            candidates = [
-                # None: files of another partitioning, which may hold anything.
+            # None: files of another partitioning, which may hold anything.
+            buckets = {None, *(symbol_bucket(symbol) for symbol in bounds.symbols)}
+        found: list[LakeFile] = []
+        for bucket in buckets:
+            symbols = bounds.of_bucket(bucket).symbols
+            found += (
                 file
-                for bucket in (*buckets, None)
                 for file in self._by_bucket.get(bucket, ())
-            ]
-        return sorted(
-            (
-                file
-                for file in candidates
-                if file.overlaps(bounds.start_us, bounds.end_us) and file.may_hold(bounds.symbols)
-            ),
-            key=latest_first,
-        )
+                if file.overlaps(bounds.start_us, bounds.end_us) and file.may_hold(symbols)
+            )
+        return sorted(found, key=latest_first)
 
     def reader(self, files: Collection[LakeFile]) -> ColdRows | None:
         """What reads `files` faster than DuckDB would; None when it has to be DuckDB."""

@@ -4,8 +4,9 @@ A usual question ("100 trades of X before T") touches one or two files. Reading 
 deciding in Arrow which rows are wanted, and decoding the other columns of only those row groups
 takes a fifth of the processor time DuckDB needs to plan, scan and sort the same.
 
-Row groups of many files are decoded in one call: Arrow reads them in threads of its own, and who
-asked waits for the interpreter, which the event loop may hold, only once.
+What a row group's statistics say is not decoded: sorted by symbol and time, it has one exchange,
+one currency and one log, and they cost as much as a price. Row groups are decoded by the thread
+that asked: more threads take twice the processor time for them, which ingestion needs.
 
 Files never change, so their footers are kept, those asked for last, up to a cap.
 """
@@ -13,24 +14,25 @@ Files never change, so their footers are kept, those asked for last, up to a cap
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import structlog
-from pyarrow.fs import LocalFileSystem
 
-from k2.lake.columns import FIELD_ID
 from k2.lake.reader import LakeFile
+from k2.query.bounds import Bounds
+from k2.query.data_file import Footer, RowGroup
 from k2.query.database import local_path
 from k2.query.execute import FileGoneError
-from k2.times import micros
 
 log = structlog.get_logger(__name__)
 
@@ -38,13 +40,15 @@ log = structlog.get_logger(__name__)
 MAX_ROWS: Final = 400_000
 #: Columns of row groups in the footers that are kept; each takes 1.3 kB.
 _KEPT_CHUNKS: Final = 100_000
-_FILES: Final = LocalFileSystem(use_mmap=True)
-_FORMAT: Final = ds.ParquetFileFormat(
-    # Reading ahead is for stores that are far away.
-    default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=False)
-)
+#: A question of fewer rows is answered by one thread before a second has begun.
+_SPLIT_ROWS: Final = 16_384
+_HELPERS: Final = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="k2-decode")
+
+#: Files a question has open at most.
+_MOST_OPEN: Final = 64
 
 _Ints = npt.NDArray[np.int64]
+_Opened = dict[str, pq.ParquetFile]
 
 
 class Wanted(Protocol):
@@ -54,41 +58,25 @@ class Wanted(Protocol):
     def columns(self) -> Sequence[str]:
         """Names of the columns `rows` looks at."""
 
-    def may_be_in(self, symbols: tuple[str, str] | None, times_us: tuple[int, int] | None) -> bool:
-        """False when no row within these bounds (None: unknown) is wanted."""
+    @property
+    def bounds(self) -> Bounds:
+        """No row beyond them is wanted."""
 
     def rows(self, keys: pa.Table) -> _Ints:
         """Places of the wanted rows among `keys`, rising."""
 
 
 @dataclass(frozen=True, slots=True)
-class RowGroup:
-    """A row group of a file: how many rows, and what its statistics say of them."""
-
-    file: LakeFile
-    index: int
-    rows: int
-    symbols: tuple[str, str] | None
-    times_us: tuple[int, int] | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Footer:
-    """`plain`: the file has our columns under our names, ids and types."""
-
-    fragment: ds.ParquetFileFragment
-    groups: tuple[RowGroup, ...]
-    plain: bool
-    chunks: int
-
-
-@dataclass(frozen=True, slots=True)
 class Looked:
-    """What was looked at: `keys` of all `groups`; the wanted rows are at `places`, rising."""
+    """What was looked at: `keys` of all `groups`; the wanted rows are at `places`, rising.
+
+    `opened`: the files, by path, for whoever takes rows of them next.
+    """
 
     groups: tuple[RowGroup, ...]
     keys: pa.Table
     places: _Ints
+    opened: _Opened
 
 
 class ColdRows:
@@ -99,7 +87,7 @@ class ColdRows:
     ) -> None:
         self.columns, self._time_column = columns, time_column
         self.nothing = columns.empty_table()
-        self._footers: OrderedDict[str, _Footer] = OrderedDict()
+        self._footers: OrderedDict[str, Footer] = OrderedDict()
         self._most_chunks, self._chunks = kept_chunks, 0
         self._lock = threading.Lock()
 
@@ -117,18 +105,19 @@ class ColdRows:
 
         Raises `FileGoneError`, as all methods here.
         """
-        return [
-            one
-            for file in files
-            for one in self._footer(file).groups
-            if wanted.may_be_in(one.symbols, one.times_us)
-        ]
+        found: list[RowGroup] = []
+        for file in files:
+            bounds = wanted.bounds.of_bucket(file.bucket)
+            groups = self._footer(file).groups
+            found += (one for one in groups if bounds.meet(one.symbols, one.times_us))
+        return found
 
     def look(self, groups: Iterable[RowGroup], wanted: Wanted) -> Looked:
         """Which rows of some groups are wanted; only the columns `wanted` names are decoded."""
         ordered = tuple(sorted(groups, key=lambda one: (one.file.path, one.index)))
-        keys = self._decode(ordered, wanted.columns)
-        return Looked(ordered, keys, wanted.rows(keys))
+        opened: _Opened = {}
+        keys = self._keys(ordered, wanted.columns, opened)
+        return Looked(ordered, keys, wanted.rows(keys), opened)
 
     def take(self, looked: Looked, places: _Ints) -> pa.Table:
         """All columns of the rows at `places` (rising) of what was looked at."""
@@ -136,12 +125,19 @@ class ColdRows:
             return self.nothing
         sizes = np.array([group.rows for group in looked.groups])
         which = np.searchsorted(np.cumsum(sizes), places, side="right")
-        used = np.unique(which)
+        used, of_used = np.unique(which, return_inverse=True)
+        groups = [looked.groups[at] for at in used]
+        known = looked.keys.take(pa.array(places))
+        others = [name for name in self.columns.names if name not in known.column_names]
+        constants = self._constants(groups, others)
+        left = [name for name in others if name not in constants.column_names]
         # Only groups with such rows are decoded, so the rows of the others before them are no more.
         sizes[used] = 0
-        left_out = np.cumsum(sizes)
-        rows = self._decode([looked.groups[at] for at in used], self.columns.names)
-        return rows.take(pa.array(places - left_out[which]))
+        tables = [known, constants.take(pa.array(of_used))]
+        if left:
+            rows = self._decode(groups, left, looked.opened)
+            tables.append(rows.take(pa.array(places - np.cumsum(sizes)[which])))
+        return self._together(tables, self.columns.names)
 
     def read(self, files: Iterable[LakeFile], wanted: Wanted, names: Sequence[str]) -> pa.Table:
         """The wanted rows of `files`, only the columns `names`, which `wanted` has to name too."""
@@ -152,34 +148,66 @@ class ColdRows:
             return rows.slice(int(places[0]), len(places))
         return rows.take(pa.array(places))
 
-    def _decode(self, groups: Sequence[RowGroup], names: Sequence[str]) -> pa.Table:
-        """The columns `names` of all rows of row groups, in their order."""
-        if not groups:
-            return self.nothing.select(list(names))
+    def _keys(self, groups: Sequence[RowGroup], names: Sequence[str], opened: _Opened) -> pa.Table:
+        """The columns `names` of all rows of row groups."""
+        constants = self._constants(groups, names)
+        left = [name for name in names if name not in constants.column_names]
+        which = np.repeat(np.arange(len(groups)), [group.rows for group in groups])
+        tables = [constants.take(pa.array(which))]
+        if left:
+            tables.append(self._decode(groups, left, opened))
+        return self._together(tables, names)
+
+    def _together(self, tables: Iterable[pa.Table], names: Sequence[str]) -> pa.Table:
+        """The columns `names`, each from that of the tables that has it."""
+        found = {name: table[name] for table in tables for name in table.column_names}
         schema = pa.schema([self.columns.field(name) for name in names])
-        pieces = [
-            self._footer(file).fragment.subset(row_group_ids=[one.index for one in own])
-            for file, own in itertools.groupby(groups, key=lambda one: one.file)
-        ]
+        return pa.Table.from_arrays([found[name] for name in names], schema=schema)
+
+    def _constants(self, groups: Sequence[RowGroup], names: Iterable[str]) -> pa.Table:
+        """Of those of `names` that have one value in each of the groups: that value, by group."""
+        known = [self._footer(group.file).constants(group.index) for group in groups]
+        fields = [self.columns.field(name) for name in names if all(name in own for own in known)]
+        columns = [pa.array([own[field.name] for own in known], field.type) for field in fields]
+        return pa.Table.from_arrays(columns, schema=pa.schema(fields))
+
+    def _decode(
+        self, groups: Sequence[RowGroup], names: Sequence[str], opened: _Opened
+    ) -> pa.Table:
+        """The columns `names` of all rows of row groups, which are ordered by file."""
+        half = _half(groups)
+        if half is None:
+            return self._read(groups, names, opened)
+        second = _HELPERS.submit(self._read, groups[half:], names, opened)
+        first = self._read(groups[:half], names, opened)
+        # When the helpers are busy with other questions, there is nothing to wait for.
+        late = second.cancel()
+        rest = self._read(groups[half:], names, opened) if late else second.result()
+        return pa.concat_tables([first, rest])
+
+    def _read(self, groups: Sequence[RowGroup], names: Sequence[str], opened: _Opened) -> pa.Table:
+        tables = [self.nothing.select(list(names))]
         try:
-            return ds.FileSystemDataset(pieces, schema, _FORMAT, _FILES).to_table()
+            for file, own in itertools.groupby(groups, key=lambda one: one.file):
+                footer = self._footer(file)
+                source = opened.get(file.path) or footer.open()
+                if len(opened) < _MOST_OPEN:
+                    opened[file.path] = source
+                tables.append(footer.rows(source, [one.index for one in own], names))
         except (OSError, pa.ArrowException) as exc:
             raise _gone(exc) from exc
+        return pa.concat_tables(tables)
 
-    def _footer(self, file: LakeFile) -> _Footer:
+    def _footer(self, file: LakeFile) -> Footer:
         with self._lock:
             known = self._footers.get(file.path)
             if known is not None:
                 self._footers.move_to_end(file.path)
                 return known
         try:
-            fragment = _FORMAT.make_fragment(local_path(file.path), _FILES)
-            metadata = fragment.metadata
+            read = Footer.read(file, self.columns, self._time_column)
         except (OSError, pa.ArrowException) as exc:
             raise _gone(exc) from exc
-        plain = self._is_plain(fragment.physical_schema)
-        groups = tuple(self._groups(file, metadata)) if plain else ()
-        read = _Footer(fragment, groups, plain, metadata.num_row_groups * metadata.num_columns)
         with self._lock:
             if file.path not in self._footers:
                 self._footers[file.path] = read
@@ -188,34 +216,18 @@ class ColdRows:
                 self._chunks -= self._footers.popitem(last=False)[1].chunks
         return read
 
-    def _is_plain(self, schema: pa.Schema) -> bool:
-        found = {field.name: field for field in schema}
-        return all(
-            (other := found.get(ours.name)) is not None
-            and other.type == ours.type
-            and _field_id(other) == _field_id(ours)
-            for ours in self.columns
-        )
 
-    def _groups(self, file: LakeFile, metadata: Any) -> Iterable[RowGroup]:
-        places = {metadata.schema.column(at).path: at for at in range(metadata.num_columns)}
-        for index in range(metadata.num_row_groups):
-            group = metadata.row_group(index)
-            symbols = _ends(group, places.get("symbol"))
-            times = _ends(group, places.get(self._time_column))
-            times_us = None if times is None else (micros(times[0]), micros(times[1]))
-            yield RowGroup(file, index, group.num_rows, symbols, times_us)
-
-
-def _ends(group: Any, column: int | None) -> tuple[Any, Any] | None:
-    statistics = None if column is None else group.column(column).statistics
-    if statistics is None or not statistics.has_min_max:
+def _half(groups: Sequence[RowGroup]) -> int | None:
+    """Where the second half of the rows begins, a file's first; None: not worth a second thread."""
+    total = sum(group.rows for group in groups)
+    if total < _SPLIT_ROWS:
         return None
-    return statistics.min, statistics.max
-
-
-def _field_id(field: pa.Field) -> bytes | None:
-    return (field.metadata or {}).get(FIELD_ID)
+    before = 0
+    for at, group in enumerate(groups):
+        if before * 2 >= total and group.file != groups[at - 1].file:
+            return at
+        before += group.rows
+    return None
 
 
 def _gone(error: Exception) -> FileGoneError:

@@ -20,9 +20,10 @@ from k2.breakers import Breaker
 from k2.errors import LakeError
 from k2.lake.vector import Vector
 from k2.query import seam
-from k2.query.answers import Answer, HotAnswer, Seen, answer_of, hot_answer_of, newest_us
+from k2.query.answers import Answer, HotAnswer, Seen, Shown, answer_of, hot_answer_of, newest_us
 from k2.query.asked import RecordsQuery
-from k2.query.cold import Bounds, ColdSnapshot
+from k2.query.bounds import Bounds
+from k2.query.cold import ColdSnapshot
 from k2.query.execute import FileGoneError, Result, blames, run_checked, translated
 from k2.query.hot_rows import HotRows
 from k2.query.kept import footprint
@@ -170,8 +171,17 @@ class QueryEngine:
             "newest": _size(self._sources[name].lake.snapshots()[0]),
         }
 
-    async def records(self, table: str, query: RecordsQuery, at: AsOf | None = None) -> Answer:
-        """The first records of `table` in time order, `query.limit` at most."""
+    async def records(
+        self,
+        table: str,
+        query: RecordsQuery,
+        at: AsOf | None = None,
+        shown: Shown | None = None,
+    ) -> Answer:
+        """The first records of `table` in time order, `query.limit` at most.
+
+        `shown`: what of them the answer also has as JSON.
+        """
 
         def work(cursor: Cursor) -> Answer:
             pinned = self.pin(table, at)
@@ -180,6 +190,7 @@ class QueryEngine:
                 {table: pinned},
                 found.rows,
                 at,
+                shown,
                 files_read=found.files_read,
                 cut_short=found.cut_short,
                 read=footprint(pinned, query.bounds),
@@ -282,10 +293,12 @@ class QueryEngine:
         work: Callable[[Cursor, Mapping[str, Pin[ColdSnapshot]]], pa.Table | Result],
         at: AsOf | None = None,
         bounds: Bounds | None = None,
+        shown: Shown | None = None,
     ) -> Answer:
         """Run `work` over one picture of several tables; a `Result` also says what it lacks.
 
-        `bounds`: of what it reads of the first, where its answer may be kept.
+        `bounds`: of what it reads of the first, where its answer may be kept. `shown`: as for
+        `records`.
         """
 
         def pinned_work(cursor: Cursor) -> Answer:
@@ -297,6 +310,7 @@ class QueryEngine:
                 pins,
                 found.rows,
                 at,
+                shown,
                 truncated=found.truncated,
                 cut_short=found.cut_short,
                 read=read,

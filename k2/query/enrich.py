@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from k2.degradation.levels import Level
 from k2.degradation.tiers import Tiers
-from k2.query.cold import Bounds, ColdSnapshot, column_list
+from k2.query.bounds import Bounds
+from k2.query.cold import ColdSnapshot, column_list
 from k2.query.engine import QueryEngine
 from k2.query.instruments import CURRENCY, FACTS, STATEMENT, Instruments
 from k2.query.seam import Pin

@@ -12,7 +12,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from k2.query.cold import Bounds, ColdSnapshot
+from k2.query.bounds import Bounds
+from k2.query.cold import ColdSnapshot
 from k2.query.seam import Pin
 
 T = TypeVar("T")

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from k2.lake.reader import LakeFile
-from k2.query.cold import Bounds, ColdSnapshot
+from k2.query.bounds import Bounds
+from k2.query.cold import ColdSnapshot
 from k2.query.last_row import LastRow, Pair, each_row, pair_codes
 from k2.query.per_file import PerFile, last_rows
 from k2.query.seam import Pin
@@ -39,9 +40,7 @@ class _LastOfEach:
     """
 
     columns = ("symbol", "exchange", "timestamp")
-
-    def may_be_in(self, symbols: tuple[str, str] | None, times_us: tuple[int, int] | None) -> bool:
-        return True
+    bounds = Bounds()
 
     def rows(self, keys: pa.Table) -> npt.NDArray[np.int64]:
         codes = pair_codes(keys)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from k2.query.cold import Bounds
+from k2.query.bounds import Bounds
 from k2.query.engine import QueryEngine
 
 _BELOW: Final = (

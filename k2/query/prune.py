@@ -15,7 +15,7 @@ from typing import Any, Final
 import duckdb
 import orjson
 
-from k2.query.cold import Bounds
+from k2.query.bounds import Bounds
 from k2.times import DAY_US
 
 #: The time column of each view, and how many µs one unit of it is (None: a timestamp).

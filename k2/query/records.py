@@ -19,8 +19,10 @@ import pyarrow.compute as pc
 
 from k2.lake.reader import LakeFile
 from k2.query.asked import RecordsQuery, beyond, narrowed, near, nth_of
+from k2.query.bounds import Bounds
 from k2.query.cold import TIE_BREAK, ColdSnapshot, column_list, identifier
-from k2.query.cold_rows import ColdRows, Looked, RowGroup
+from k2.query.cold_rows import ColdRows, Looked
+from k2.query.data_file import RowGroup
 from k2.query.filters import after_key, all_of, key_sql
 from k2.query.hot_rows import HotRows, hot_rows
 from k2.query.seam import Pin
@@ -258,8 +260,9 @@ class _Asked:
         tests = (test.column for test in self.query.tests)
         return list(dict.fromkeys((self.query.time_column, *tests, *behind)))
 
-    def may_be_in(self, symbols: tuple[str, str] | None, times_us: tuple[int, int] | None) -> bool:
-        return self.query.bounds.meet(symbols, times_us)
+    @property
+    def bounds(self) -> Bounds:
+        return self.query.bounds
 
     def rows(self, keys: pa.Table) -> _Ints:
         mask = _mask(keys, self.query)

@@ -14,8 +14,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import pyarrow as pa
 
 from k2.lake.vector import Vector
+from k2.query.bounds import Bounds
 from k2.query.chunk import Chunk
-from k2.query.cold import Bounds
 from k2.query.tail import TailView
 
 

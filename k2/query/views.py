@@ -9,7 +9,8 @@ import duckdb
 import pyarrow as pa
 
 from k2.lake.columns import conform
-from k2.query.cold import Bounds, ColdSnapshot, column_list
+from k2.query.bounds import Bounds
+from k2.query.cold import ColdSnapshot, column_list
 from k2.query.seam import Pin
 
 _MARKET_DATA: Final = (

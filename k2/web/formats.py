@@ -19,8 +19,8 @@ from aiohttp import web
 from k2 import metrics
 from k2.clock import SYSTEM_CLOCK
 from k2.errors import InvalidParameter
-from k2.query.answers import Answer, HotAnswer, Seen
-from k2.query.cold import Bounds
+from k2.query.answers import Answer, HotAnswer, Seen, Shown
+from k2.query.bounds import Bounds
 from k2.query.encode import JSON_COLUMNS, rows_of
 from k2.query.json_text import json_rows
 from k2.web.context import CONTEXT, KeptPage
@@ -53,6 +53,14 @@ def chosen(request: web.Request, given: str | None) -> Format:
     return "json"
 
 
+def shown_by(
+    request: web.Request, given: str | None, rows: int, columns: int, shown: Shown
+) -> Shown | None:
+    """`shown`, where an answer of so many rows is JSON in one piece, and not made here at once."""
+    many = rows * columns > _INLINE_CELLS and rows <= _PIECE_ROWS
+    return shown if many and chosen(request, given) == "json" else None
+
+
 async def rows_response(
     request: web.Request,
     found: Answer,
@@ -67,9 +75,10 @@ async def rows_response(
 ) -> web.StreamResponse:
     """The rows of an answer. 304 when the client has them already.
 
-    `max_age_s`: how long an answer that may still change is good enough; one of a fixed snapshot
-    is good for ever. `question`: what `kept_response` will be asked for. `moment`: what the clock
-    made of the question, such as the end of its period.
+    `found.json`, where there is any, is of `found.rows`. `max_age_s`: how long an answer that may
+    still change is good enough; one of a fixed snapshot is good for ever. `question`: what
+    `kept_response` will be asked for. `moment`: what the clock made of the question, such as the
+    end of its period.
     """
     shown = chosen(request, format)
     request[ROWS] = found.rows.num_rows
@@ -84,7 +93,7 @@ async def rows_response(
         )
     if found.rows.num_rows > _PIECE_ROWS:
         return await _stream_json(request, found.rows, pages, facts, headers)
-    data = await _encoded(found.rows)
+    data = await _encoded(found.rows) if found.json is None else found.json
     if question is not None and found.read is not None and not found.cut_short:
         kept = KeptPage(data, found.rows.num_rows, pages, found.files_read)
         request.config_dict[CONTEXT].kept.put(question, found.read, kept, len(data))

@@ -7,7 +7,8 @@ from k2.lake.reader import LakeReader
 from k2.lake.tables import TRADES
 from k2.maintenance.keeper import Keeper, KeeperOptions
 from k2.maintenance.plan import CompactionPolicy
-from k2.query.cold import Bounds, ColdSnapshot
+from k2.query.bounds import Bounds
+from k2.query.cold import ColdSnapshot
 from tests.lake.rows import T0_US
 from tests.maintenance.lakes import fill
 

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from k2.query.asked import RecordsQuery
-from k2.query.cold import Bounds
+from k2.query.bounds import Bounds
 from k2.query.kept import KeptAnswers, footprint
 from tests.query.conftest import Platform
 from tests.query.rows import T0_US, place, rows

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from k2.errors import InvalidParameter, QueryError, QueryTimeout
 from k2.query.asked import RecordsQuery
-from k2.query.cold import Bounds
+from k2.query.bounds import Bounds
 from k2.query.prune import bounds_by_view, evaluator
 from k2.query.sql import check_sql
 from tests import data

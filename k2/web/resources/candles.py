@@ -13,7 +13,7 @@ from aiohttp import web
 
 from k2.clock import SYSTEM_CLOCK
 from k2.errors import InvalidParameter, K2Error, NotFoundError
-from k2.query.answers import Answer
+from k2.query.answers import Answer, Shown
 from k2.query.candle_rows import CandleRows, FilledRows
 from k2.query.candles import SUMMARY, Aggregates, Intervals
 from k2.query.encode import rows_of
@@ -22,7 +22,15 @@ from k2.timeframes import FRAMES_US
 from k2.times import DAY_US
 from k2.web.context import CONTEXT
 from k2.web.envelope import ROWS, answer, page
-from k2.web.formats import as_of, cache_headers, chosen, encoded, kept_response, rows_response
+from k2.web.formats import (
+    as_of,
+    cache_headers,
+    chosen,
+    encoded,
+    kept_response,
+    rows_response,
+    shown_by,
+)
 from k2.web.models import (
     AggregationsRequest,
     CandlesBatch,
@@ -33,6 +41,8 @@ from k2.web.models import (
     SummaryRequest,
 )
 
+#: Of the answer.
+CANDLE_COLUMNS: Final = 11
 _MINUTE_US: Final = FRAMES_US["1m"]
 _BATCH_ROWS: Final = 25_000
 #: A timeframe is stale when its last candle is older than so many minutes.
@@ -92,7 +102,12 @@ async def candles(request: web.Request, given: CandlesRequest) -> web.StreamResp
             )  # fmt: skip
         if known is not None:
             return known
-    found = await _candles(request, given, work, period, given.at)
+
+    def newest(rows: pa.Table) -> pa.Table:
+        return rows.slice(0, given.limit)
+
+    as_json = shown_by(request, given.format, given.limit, CANDLE_COLUMNS, newest)
+    found = await _candles(request, given, work, period, given.at, as_json)
     rows = found.rows
     if not rows.num_rows:
         raise NotFoundError(
@@ -101,7 +116,7 @@ async def candles(request: web.Request, given: CandlesRequest) -> web.StreamResp
         )
     # What is filled, or ends with the clock, goes on while its snapshot stays as it is.
     fixed = found.fixed and period.end_us == period.until_us
-    shown = replace(found, rows=rows.slice(0, given.limit), fixed=fixed)
+    shown = replace(found, rows=newest(rows), fixed=fixed)
     return await rows_response(
         request, shown, name=f"ohlcv_{given.timeframe}", format=given.format,
         pagination=page(given.limit, rows.num_rows > given.limit), max_age_s=max_age_s,
@@ -166,12 +181,13 @@ async def _candles(
     work: CandleRows,
     period: _Period,
     at: AsOf | None,
+    shown: Shown | None = None,
 ) -> Answer:
     queries = request.config_dict[CONTEXT].queries
     if given.fill is None:
-        return await queries.call("ohlcv", ("trades",), work, at, work.bounds)
+        return await queries.call("ohlcv", ("trades",), work, at, work.bounds, shown)
     filled = FilledRows(work, given.symbol, period.until_us)
-    return await queries.call("ohlcv", ("trades",), filled, at)
+    return await queries.call("ohlcv", ("trades",), filled, at, shown=shown)
 
 
 async def _last_trade_us(request: web.Request, symbol: str, at: AsOf | None) -> int | None:

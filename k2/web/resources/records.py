@@ -21,7 +21,14 @@ from k2.query.lake_table import AsOf
 from k2.web import cursor
 from k2.web.context import CONTEXT
 from k2.web.envelope import page
-from k2.web.formats import chosen, chosen_columns, hot_response, kept_response, rows_response
+from k2.web.formats import (
+    chosen,
+    chosen_columns,
+    hot_response,
+    kept_response,
+    rows_response,
+    shown_by,
+)
 from k2.web.models import (
     QuotesQuery,
     RecentRequest,
@@ -185,7 +192,12 @@ async def respond(
             known = _at_once(request, asked)
         if known is not None:
             return known
-    found = await context.queries.records(table.name, wanted, at)
+
+    def shown(rows: pa.Table) -> pa.Table:
+        return rows.slice(offset, limit).select(columns)
+
+    as_json = None if facts else shown_by(request, format_, limit, len(columns), shown)
+    found = await context.queries.records(table.name, wanted, at, as_json)
     rows = found.rows.slice(offset, limit)
     # Rows that were not read may come before any of these, so a cut answer has no place to go on
     # from, but it is not the end either.
@@ -195,10 +207,9 @@ async def respond(
         following = cursor.encode(question, key_of(rows, limit - 1, table.time_column))
     if enrichment is not None and facts:
         found, rows = await with_facts(enrichment, found, rows, facts)
-    shown = replace(found, rows=rows.select(columns))
     return await rows_response(
         request,
-        shown,
+        replace(found, rows=rows.select(columns)),
         name=table.name,
         format=format_,
         pagination=page(limit, has_more, following, offset),

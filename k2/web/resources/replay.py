@@ -11,7 +11,7 @@ from aiohttp import web
 from k2.errors import InvalidParameter, QueryTimeout, SnapshotNotFoundError
 from k2.lake.tables import QUOTES, TRADES
 from k2.query.asked import RecordsQuery
-from k2.query.cold import Bounds
+from k2.query.bounds import Bounds
 from k2.query.filters import key_of
 from k2.query.lake_table import AsOf
 from k2.web import cursor
