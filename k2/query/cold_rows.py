@@ -20,7 +20,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -123,20 +123,19 @@ class ColdRows:
         """All columns of the rows at `places` (rising) of what was looked at."""
         if not len(places):
             return self.nothing
-        sizes = np.array([group.rows for group in looked.groups])
-        which = np.searchsorted(np.cumsum(sizes), places, side="right")
-        used, of_used = np.unique(which, return_inverse=True)
+        ends = np.cumsum([group.rows for group in looked.groups])
+        which = np.searchsorted(ends, places, side="right")
+        used, first, of_used = np.unique(which, return_index=True, return_inverse=True)
         groups = [looked.groups[at] for at in used]
+        within = places - (ends[which] - [looked.groups[at].rows for at in which])
         known = looked.keys.take(pa.array(places))
         others = [name for name in self.columns.names if name not in known.column_names]
         constants = self._constants(groups, others)
         left = [name for name in others if name not in constants.column_names]
-        # Only groups with such rows are decoded, so the rows of the others before them are no more.
-        sizes[used] = 0
         tables = [known, constants.take(pa.array(of_used))]
         if left:
-            rows = self._decode(groups, left, looked.opened)
-            tables.append(rows.take(pa.array(places - np.cumsum(sizes)[which])))
+            parts = [*map(_Part, groups, np.split(within, first[1:]))]
+            tables.append(self._decode(parts, left, looked.opened))
         return self._together(tables, self.columns.names)
 
     def read(self, files: Iterable[LakeFile], wanted: Wanted, names: Sequence[str]) -> pa.Table:
@@ -155,7 +154,7 @@ class ColdRows:
         which = np.repeat(np.arange(len(groups)), [group.rows for group in groups])
         tables = [constants.take(pa.array(which))]
         if left:
-            tables.append(self._decode(groups, left, opened))
+            tables.append(self._decode([_Part(group) for group in groups], left, opened))
         return self._together(tables, names)
 
     def _together(self, tables: Iterable[pa.Table], names: Sequence[str]) -> pa.Table:
@@ -171,32 +170,41 @@ class ColdRows:
         columns = [pa.array([own[field.name] for own in known], field.type) for field in fields]
         return pa.Table.from_arrays(columns, schema=pa.schema(fields))
 
-    def _decode(
-        self, groups: Sequence[RowGroup], names: Sequence[str], opened: _Opened
-    ) -> pa.Table:
-        """The columns `names` of all rows of row groups, which are ordered by file."""
-        half = _half(groups)
+    def _decode(self, parts: Sequence[_Part], names: Sequence[str], opened: _Opened) -> pa.Table:
+        """The columns `names` of parts, which are ordered by file."""
+        half = _half(parts)
         if half is None:
-            return self._read(groups, names, opened)
-        second = _HELPERS.submit(self._read, groups[half:], names, opened)
-        first = self._read(groups[:half], names, opened)
+            return self._read(parts, names, opened)
+        second = _HELPERS.submit(self._read, parts[half:], names, opened)
+        first = self._read(parts[:half], names, opened)
         # When the helpers are busy with other questions, there is nothing to wait for.
         late = second.cancel()
-        rest = self._read(groups[half:], names, opened) if late else second.result()
+        rest = self._read(parts[half:], names, opened) if late else second.result()
         return pa.concat_tables([first, rest])
 
-    def _read(self, groups: Sequence[RowGroup], names: Sequence[str], opened: _Opened) -> pa.Table:
+    def _read(self, parts: Sequence[_Part], names: Sequence[str], opened: _Opened) -> pa.Table:
         tables = [self.nothing.select(list(names))]
         try:
-            for file, own in itertools.groupby(groups, key=lambda one: one.file):
-                footer = self._footer(file)
-                source = opened.get(file.path) or footer.open()
-                if len(opened) < _MOST_OPEN:
-                    opened[file.path] = source
-                tables.append(footer.rows(source, [one.index for one in own], names))
+            for file, own in itertools.groupby(parts, key=lambda part: part.group.file):
+                tables.append(self._of_file(file, list(own), names, opened))
         except (OSError, pa.ArrowException) as exc:
             raise _gone(exc) from exc
         return pa.concat_tables(tables)
+
+    def _of_file(
+        self, file: LakeFile, parts: Sequence[_Part], names: Sequence[str], opened: _Opened
+    ) -> pa.Table:
+        footer = self._footer(file)
+        source = opened.get(file.path) or footer.open()
+        if len(opened) < _MOST_OPEN:
+            opened[file.path] = source
+        rows = footer.rows(source, [part.group.index for part in parts], names)
+        places, before = [], 0
+        for part in parts:
+            if part.places is not None:
+                places.append(part.places + before)
+            before += part.group.rows
+        return rows.take(pa.array(np.concatenate(places))) if places else rows
 
     def _footer(self, file: LakeFile) -> Footer:
         with self._lock:
@@ -217,14 +225,21 @@ class ColdRows:
         return read
 
 
-def _half(groups: Sequence[RowGroup]) -> int | None:
+class _Part(NamedTuple):
+    """The rows at `places` (rising) of a row group; None: all."""
+
+    group: RowGroup
+    places: _Ints | None = None
+
+
+def _half(parts: Sequence[_Part]) -> int | None:
     """Where the second half of the rows begins, a file's first; None: not worth a second thread."""
-    total = sum(group.rows for group in groups)
+    total = sum(part.group.rows for part in parts)
     if total < _SPLIT_ROWS:
         return None
     before = 0
-    for at, group in enumerate(groups):
-        if before * 2 >= total and group.file != groups[at - 1].file:
+    for at, (group, _) in enumerate(parts):
+        if before * 2 >= total and group.file != parts[at - 1].group.file:
             return at
         before += group.rows
     return None

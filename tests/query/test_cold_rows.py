@@ -17,8 +17,7 @@ from k2.lake.reader import LakeFile
 from k2.lake.tables import TRADES
 from k2.query import cold_rows
 from k2.query.asked import RecordsQuery
-from k2.query.cold_rows import ColdRows
-from k2.query.data_file import RowGroup
+from k2.query.cold_rows import ColdRows, _Part
 from k2.query.database import local_path
 from k2.query.execute import FileGoneError
 from k2.query.filters import Between, OneOf, key_of
@@ -86,9 +85,9 @@ async def test_only_row_groups_near_the_answer_are_decoded(
     decoded: list[int] = []
     plain = ColdRows._decode
 
-    def counted(reader: ColdRows, groups: Sequence[RowGroup], *more: Any) -> pa.Table:
-        decoded.extend(group.index for group in groups)
-        return plain(reader, groups, *more)
+    def counted(reader: ColdRows, parts: Sequence[_Part], *more: Any) -> pa.Table:
+        decoded.extend(part.group.index for part in parts)
+        return plain(reader, parts, *more)
 
     monkeypatch.setattr(ColdRows, "_decode", counted)
     for newest_first, times, expected in (
