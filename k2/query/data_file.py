@@ -75,11 +75,18 @@ class Footer:
         """The columns of which a row group has one value only, and that value."""
         known = self._constants.get(index)
         if known is None:
-            group = self.metadata.row_group(index)
-            ends = ((name, _ends(group, self._places.get(name))) for name in self.columns.names)
-            known = {name: two[0] for name, two in ends if two is not None and two[0] == two[1]}
-            self._constants[index] = known
+            known = self._constants[index] = dict(self._found_constants(index))
         return known
+
+    def _found_constants(self, index: int) -> Iterable[tuple[str, Any]]:
+        group = self.metadata.row_group(index)
+        for name in self.columns.names:
+            statistics = _statistics(group, self._places.get(name))
+            # Nulls are in neither end.
+            if statistics is not None and statistics.null_count == 0:
+                value = statistics.min
+                if value == statistics.max:
+                    yield name, value
 
     def open(self) -> pq.ParquetFile:
         """The file itself, for `rows`; closed when nobody has it any more.
@@ -119,11 +126,15 @@ class Footer:
 
 
 def _ends(group: Any, column: int | None) -> tuple[Any, Any] | None:
-    """The least and the greatest value of a column that has no nulls; None: not known."""
-    statistics = None if column is None else group.column(column).statistics
-    if statistics is None or not statistics.has_min_max or statistics.null_count:
-        return None
-    return statistics.min, statistics.max
+    """The least and the greatest value of a column; None: not known."""
+    statistics = _statistics(group, column)
+    return None if statistics is None else (statistics.min, statistics.max)
+
+
+def _statistics(group: Any, column: int | None) -> Any:
+    """Of a column that has both ends; else None."""
+    found = None if column is None else group.column(column).statistics
+    return found if found is not None and found.has_min_max else None
 
 
 def _field_id(one: pa.Field) -> bytes | None:

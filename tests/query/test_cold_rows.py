@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -56,9 +58,11 @@ def _question(chance: random.Random, after: pa.Table | None) -> RecordsQuery:
     )
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 async def test_both_ways_of_reading_give_the_same(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
+    monkeypatch.setattr(cold_rows, "_SPLIT_ROWS", 10**9 if threads == 1 else 1)
     monkeypatch.setattr("k2.lake.files._LEAST_GROUP", 16)
     chance = random.Random(17)
     for first in range(0, 900, 300):
@@ -73,6 +77,35 @@ async def test_both_ways_of_reading_give_the_same(
         scanned = await platform.engine.records("trades", query)
         assert read.rows.equals(scanned.rows)
         last = read.rows if read.rows.num_rows else last
+
+
+def test_what_a_second_thread_has_no_time_for_is_read_by_the_first(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform.commit(_trades(random.Random(5), 0, 300), place())
+    platform.refresh()
+    files = platform.engine.pin("trades").snapshot.files
+    assert len(files) > 1
+    asked = _Asked(RecordsQuery())
+
+    def read() -> pa.Table:
+        reader = ColdRows(TRADES.arrow_schema, "timestamp")
+        return reader.read(files, asked, asked.columns)
+
+    expected = read()
+    monkeypatch.setattr(cold_rows, "_SPLIT_ROWS", 1)
+    done = threading.Event()
+    with ThreadPoolExecutor(1) as busy:
+        monkeypatch.setattr(cold_rows, "_HELPERS", busy)
+        busy.submit(done.wait)
+        assert read().equals(expected)
+        done.set()
+        assert read().equals(expected)
+    Path(local_path(max(file.path for file in files))).unlink()
+    with ThreadPoolExecutor(1) as free:
+        monkeypatch.setattr(cold_rows, "_HELPERS", free)
+        with pytest.raises(FileGoneError):
+            read()
 
 
 async def test_only_row_groups_near_the_answer_are_decoded(

@@ -6,11 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import orjson
 import pytest
 import structlog
+from aiohttp import web
 
+from k2.clock import SYSTEM_CLOCK
 from k2.errors import QueryTimeout
+from k2.query.answers import Answer
+from k2.web import formats
 from k2.web.context import Check
+from k2.web.resources import candles, records
 from tests.query.rows import T0_US
 from tests.web.api import KEY, Api
 
@@ -298,6 +304,39 @@ async def test_every_request_is_logged_and_observed(api: Api) -> None:
 async def test_large_answers_are_encoded_off_the_loop(api: Api) -> None:
     status, body = await api.post({"sql": "SELECT range AS i FROM range(400)", "limit": 300})
     assert (status, len(body["data"]), body["meta"]["truncated"]) == (200, 300, True)
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/trades", {"order": "asc", "limit": 3, "fields": "price,symbol,vendor_data"}),
+        ("/v1/trades", {"symbol": "BTCUSDT", "limit": 200}),
+        ("/v1/ohlcv/1m", {"symbol": "BTCUSDT", "limit": 2}),
+    ],
+)
+async def test_json_is_the_same_wherever_it_is_made(
+    api: Api, monkeypatch: pytest.MonkeyPatch, path: str, asked: dict[str, Any]
+) -> None:
+    """Large answers become JSON in the thread that found them, small ones on the loop."""
+    # The past is neither in memory nor among the answers that are kept.
+    asked = {**asked, "as_of": SYSTEM_CLOCK.now_us() // 1_000}
+    made: list[bytes | None] = []
+    plain = formats.rows_response
+
+    async def noted(request: web.Request, found: Answer, **more: Any) -> web.StreamResponse:
+        made.append(found.json)
+        return await plain(request, found, **more)
+
+    for module in (records, candles):
+        monkeypatch.setattr(module, "rows_response", noted)
+    _, small = await api.get(path, **asked)
+    monkeypatch.setattr(formats, "_INLINE_CELLS", 0)
+    _, large = await api.get(path, **asked)
+    assert made[0] is None
+    assert made[1] == orjson.dumps(large["data"])
+    for same in ("success", "data", "pagination"):
+        assert small[same] == large[same]
+    assert large["data"]
 
 
 #: Values Python or JSON cannot hold, as DuckDB means them.

@@ -42,7 +42,7 @@ from k2.web.models import (
 )
 
 #: Of the answer.
-CANDLE_COLUMNS: Final = 11
+_CANDLE_COLUMNS: Final = 11
 _MINUTE_US: Final = FRAMES_US["1m"]
 _BATCH_ROWS: Final = 25_000
 #: A timeframe is stale when its last candle is older than so many minutes.
@@ -106,7 +106,7 @@ async def candles(request: web.Request, given: CandlesRequest) -> web.StreamResp
     def newest(rows: pa.Table) -> pa.Table:
         return rows.slice(0, given.limit)
 
-    as_json = shown_by(request, given.format, given.limit, CANDLE_COLUMNS, newest)
+    as_json = shown_by(request, given.format, given.limit, _CANDLE_COLUMNS, newest)
     found = await _candles(request, given, work, period, given.at, as_json)
     rows = found.rows
     if not rows.num_rows:
