@@ -155,7 +155,10 @@ SINK_BUFFER_ROWS = Gauge("k2_sink_buffer_rows", "Rows waiting for a commit", ["t
 # Query
 QUERIES = Counter("k2_query_executions", "Queries by outcome", ["query_type", "status"])
 QUERY_SECONDS = Histogram(
-    "k2_query_duration_seconds", "Time of a query in the engine", ["query_type"], buckets=_LATENCY
+    "k2_query_duration_seconds",
+    "Time of a query in the engine, the JSON of large answers included",
+    ["query_type"],
+    buckets=_LATENCY,
 )
 QUERY_ROWS = Histogram("k2_query_rows_returned", "Rows of one answer", ["endpoint"], buckets=_ROWS)
 POOL_SIZE = Gauge("k2_connection_pool_size", "Queries that may run at once")

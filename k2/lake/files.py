@@ -331,7 +331,7 @@ def parquet_options(table: TableDef, metadata: TableMetadata) -> dict[str, Any]:
         "compression": _codecs(metadata, "none" if codec == "uncompressed" else codec),
         "use_dictionary": [path for name, path in _paths(metadata).items() if name in _DICTIONARY],
         "column_encoding": {name: _DELTA[name] for name in names if name in _DELTA},
-        "write_statistics": sorted({*table.bounded, *_few_valued(metadata)} - _lists(metadata)),
+        "write_statistics": sorted({*table.bounded, *_few_valued(metadata)}),
         "row_group_size": int(metadata.properties.get("write.parquet.row-group-limit", "131072")),
         # The Arrow schema as text in every footer would be larger than a small file's data.
         "store_schema": False,
@@ -344,12 +344,6 @@ def _few_valued(metadata: TableMetadata) -> frozenset[str]:
         field.name
         for field in metadata.schema().fields
         if isinstance(field.field_type, BooleanType)
-    }
-
-
-def _lists(metadata: TableMetadata) -> set[str]:
-    return {
-        field.name for field in metadata.schema().fields if isinstance(field.field_type, ListType)
     }
 
 
@@ -367,8 +361,9 @@ def _codecs(metadata: TableMetadata, codec: str) -> dict[str, str]:
 
 def _paths(metadata: TableMetadata) -> dict[str, str]:
     """The Parquet column of each column: lists are named by what is in them."""
-    lists = _lists(metadata)
     return {
-        field.name: f"{field.name}.list.element" if field.name in lists else field.name
+        field.name: f"{field.name}.list.element"
+        if isinstance(field.field_type, ListType)
+        else field.name
         for field in metadata.schema().fields
     }

@@ -17,7 +17,7 @@ from k2.query.seam import Pin
 
 R = TypeVar("R", bound=Sized)
 #: Of the rows found: those of the answer, and its columns.
-Shown = Callable[[pa.Table], pa.Table]
+Show = Callable[[pa.Table], pa.Table]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer(Seen):
-    """Rows and what they are. `json`: those that are shown, where that was asked for."""
+    """Rows and what they are. `json`: of the part of them that `show` of the question chose."""
 
     rows: pa.Table
     json: bytes | None = None
@@ -61,20 +61,21 @@ def answer_of(
     pins: Mapping[str, Pin[ColdSnapshot]],
     rows: pa.Table,
     at: AsOf | None,
-    shown: Shown | None = None,
+    show: Show | None = None,
     **more: Any,
 ) -> Answer:
     """`rows`, and what they are by their pins; `at`: the state that was asked for.
 
-    `shown`: what of them is wanted as JSON, made in the thread that found them: another would have
-    to wait for the interpreter once more.
+    `show`: what of them is wanted as JSON, made in the thread that found them: another would have
+    to wait for the interpreter once more. At the deadline there is no time left for that.
     """
+    late = more.get("cut_short", False)
     return Answer(
         rows=rows,
-        json=None if shown is None else json_rows(shown(rows), parse_json=JSON_COLUMNS),
+        json=None if late or show is None else json_rows(show(rows), parse_json=JSON_COLUMNS),
         as_of={name: pinned.as_of() for name, pinned in pins.items()},
         newest_us={name: newest_us(pinned) for name, pinned in pins.items()},
-        partial=more.get("cut_short", False) or any(pinned.partial for pinned in pins.values()),
+        partial=late or any(pinned.partial for pinned in pins.values()),
         # A time names another snapshot once an older one has expired; an id does not.
         fixed=at is not None and at.snapshot_id is not None,
         **more,

@@ -4,9 +4,11 @@ A usual question ("100 trades of X before T") touches one or two files. Reading 
 deciding in Arrow which rows are wanted, and decoding the other columns of only those row groups
 takes a fifth of the processor time DuckDB needs to plan, scan and sort the same.
 
-What a row group's statistics say is not decoded: sorted by symbol and time, it has one exchange,
-one currency and one log, and they cost as much as a price. Row groups are decoded by the thread
-that asked: more threads take twice the processor time for them, which ingestion needs.
+A column that has one value in each of the row groups, by their statistics, is not decoded: sorted
+by symbol and time, they have one exchange, one currency and one log, which cost as much as a price.
+
+Row groups are decoded by the thread that asked, or two where that pays: Arrow's own scan hands
+pieces between its threads, for twice the processor time, which ingestion needs.
 
 Files never change, so their footers are kept, those asked for last, up to a cap.
 """
@@ -40,15 +42,16 @@ log = structlog.get_logger(__name__)
 MAX_ROWS: Final = 400_000
 #: Columns of row groups in the footers that are kept; each takes 1.3 kB.
 _KEPT_CHUNKS: Final = 100_000
-#: A question of fewer rows is answered by one thread before a second has begun.
+#: Fewer rows to decode are done by one thread before a second has begun.
 _SPLIT_ROWS: Final = 16_384
+#: The second threads, of all tables: more than there are processors would only wait for each other.
 _HELPERS: Final = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="k2-decode")
-
 #: Files a question has open at most.
 _MOST_OPEN: Final = 64
 
 _Ints = npt.NDArray[np.int64]
-_Opened = dict[str, pq.ParquetFile]
+#: By path: the files a question has open; one thread at a time uses each.
+Opened = dict[str, pq.ParquetFile]
 
 
 class Wanted(Protocol):
@@ -70,13 +73,13 @@ class Wanted(Protocol):
 class Looked:
     """What was looked at: `keys` of all `groups`; the wanted rows are at `places`, rising.
 
-    `opened`: the files, by path, for whoever takes rows of them next.
+    `opened`: its files, for whoever takes rows of them next.
     """
 
     groups: tuple[RowGroup, ...]
     keys: pa.Table
     places: _Ints
-    opened: _Opened
+    opened: Opened
 
 
 class ColdRows:
@@ -112,10 +115,15 @@ class ColdRows:
             found += (one for one in groups if bounds.meet(one.symbols, one.times_us))
         return found
 
-    def look(self, groups: Iterable[RowGroup], wanted: Wanted) -> Looked:
-        """Which rows of some groups are wanted; only the columns `wanted` names are decoded."""
+    def look(
+        self, groups: Iterable[RowGroup], wanted: Wanted, opened: Opened | None = None
+    ) -> Looked:
+        """Which rows of some groups are wanted; only the columns `wanted` names are decoded.
+
+        `opened`: by looks of the same question before.
+        """
         ordered = tuple(sorted(groups, key=lambda one: (one.file.path, one.index)))
-        opened: _Opened = {}
+        opened = {} if opened is None else opened
         keys = self._keys(ordered, wanted.columns, opened)
         return Looked(ordered, keys, wanted.rows(keys), opened)
 
@@ -123,11 +131,12 @@ class ColdRows:
         """All columns of the rows at `places` (rising) of what was looked at."""
         if not len(places):
             return self.nothing
-        ends = np.cumsum([group.rows for group in looked.groups])
+        sizes = np.array([group.rows for group in looked.groups])
+        ends = np.cumsum(sizes)
         which = np.searchsorted(ends, places, side="right")
         used, first, of_used = np.unique(which, return_index=True, return_inverse=True)
         groups = [looked.groups[at] for at in used]
-        within = places - (ends[which] - [looked.groups[at].rows for at in which])
+        within = places - (ends - sizes)[which]
         known = looked.keys.take(pa.array(places))
         others = [name for name in self.columns.names if name not in known.column_names]
         constants = self._constants(groups, others)
@@ -147,7 +156,7 @@ class ColdRows:
             return rows.slice(int(places[0]), len(places))
         return rows.take(pa.array(places))
 
-    def _keys(self, groups: Sequence[RowGroup], names: Sequence[str], opened: _Opened) -> pa.Table:
+    def _keys(self, groups: Sequence[RowGroup], names: Sequence[str], opened: Opened) -> pa.Table:
         """The columns `names` of all rows of row groups."""
         constants = self._constants(groups, names)
         left = [name for name in names if name not in constants.column_names]
@@ -170,19 +179,24 @@ class ColdRows:
         columns = [pa.array([own[field.name] for own in known], field.type) for field in fields]
         return pa.Table.from_arrays(columns, schema=pa.schema(fields))
 
-    def _decode(self, parts: Sequence[_Part], names: Sequence[str], opened: _Opened) -> pa.Table:
+    def _decode(self, parts: Sequence[_Part], names: Sequence[str], opened: Opened) -> pa.Table:
         """The columns `names` of parts, which are ordered by file."""
         half = _half(parts)
         if half is None:
             return self._read(parts, names, opened)
         second = _HELPERS.submit(self._read, parts[half:], names, opened)
-        first = self._read(parts[:half], names, opened)
-        # When the helpers are busy with other questions, there is nothing to wait for.
-        late = second.cancel()
-        rest = self._read(parts[half:], names, opened) if late else second.result()
+        try:
+            first = self._read(parts[:half], names, opened)
+            # When the helpers are busy with other questions, there is nothing to wait for.
+            late = second.cancel()
+            rest = self._read(parts[half:], names, opened) if late else second.result()
+        finally:
+            second.cancel()
+            # An error of its own refers to this frame, and so to the open files: not for long.
+            del second
         return pa.concat_tables([first, rest])
 
-    def _read(self, parts: Sequence[_Part], names: Sequence[str], opened: _Opened) -> pa.Table:
+    def _read(self, parts: Sequence[_Part], names: Sequence[str], opened: Opened) -> pa.Table:
         tables = [self.nothing.select(list(names))]
         try:
             for file, own in itertools.groupby(parts, key=lambda part: part.group.file):
@@ -192,7 +206,7 @@ class ColdRows:
         return pa.concat_tables(tables)
 
     def _of_file(
-        self, file: LakeFile, parts: Sequence[_Part], names: Sequence[str], opened: _Opened
+        self, file: LakeFile, parts: Sequence[_Part], names: Sequence[str], opened: Opened
     ) -> pa.Table:
         footer = self._footer(file)
         source = opened.get(file.path) or footer.open()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Final
 
 import pyarrow as pa
@@ -19,7 +18,7 @@ from k2.lake.reader import LakeFile
 from k2.query.database import local_path
 from k2.times import micros
 
-#: From here on a second core decodes sooner than it wakes.
+#: So many rows of one file are decoded by Arrow's threads too: fewer are done before those wake.
 _THREADS_ROWS: Final = 65_536
 
 
@@ -34,59 +33,50 @@ class RowGroup:
     times_us: tuple[int, int] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Footer:
-    """What is known of a file of K2's `columns`. Thread-safe."""
+    """What is known of a file of K2's `columns`. Thread-safe.
+
+    `plain`: it has them under our names, ids and types. `places`: of its Parquet columns, by path.
+    """
 
     file: LakeFile
     metadata: pq.FileMetaData
     columns: pa.Schema
-    time_column: str
-    _constants: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    plain: bool
+    groups: tuple[RowGroup, ...]
+    _places: Mapping[str, int]
+    _constants: dict[int, Mapping[str, Any]] = field(default_factory=dict, init=False)
 
     @classmethod
     def read(cls, file: LakeFile, columns: pa.Schema, time_column: str) -> Footer:
         """Raises `OSError` or `ArrowException`."""
         with pa.memory_map(local_path(file.path)) as source:
-            return cls(file, pq.read_metadata(source), columns, time_column)
+            metadata = pq.read_metadata(source)
+        paths = (metadata.schema.column(at).path for at in range(metadata.num_columns))
+        places = {path: at for at, path in enumerate(paths)}
+        plain = _is_plain(metadata.schema.to_arrow_schema(), columns)
+        groups = _groups(file, metadata, places, time_column)
+        return cls(file, metadata, columns, plain, tuple(groups), places)
 
     @property
     def chunks(self) -> int:
         """Columns of row groups: what a footer weighs."""
         return int(self.metadata.num_row_groups * self.metadata.num_columns)
 
-    @cached_property
-    def plain(self) -> bool:
-        """True when the file has our columns under our names, ids and types."""
-        found = {one.name: one for one in self.metadata.schema.to_arrow_schema()}
-        return all(
-            (other := found.get(ours.name)) is not None
-            and other.type == ours.type
-            and _field_id(other) == _field_id(ours)
-            for ours in self.columns
-        )
-
-    @cached_property
-    def groups(self) -> tuple[RowGroup, ...]:
-        """All row groups."""
-        return tuple(self._groups())
-
     def constants(self, index: int) -> Mapping[str, Any]:
         """The columns of which a row group has one value only, and that value."""
         known = self._constants.get(index)
         if known is None:
-            known = self._constants[index] = dict(self._found_constants(index))
-        return known
-
-    def _found_constants(self, index: int) -> Iterable[tuple[str, Any]]:
-        group = self.metadata.row_group(index)
-        for name in self.columns.names:
-            statistics = _statistics(group, self._places.get(name))
+            group = self.metadata.row_group(index)
             # Nulls are in neither end.
-            if statistics is not None and statistics.null_count == 0:
-                value = statistics.min
-                if value == statistics.max:
-                    yield name, value
+            ends = (
+                (name, _ends(group, self._places.get(name), without_nulls=True))
+                for name in self.columns.names
+            )
+            known = {name: two[0] for name, two in ends if two is not None and two[0] == two[1]}
+            self._constants[index] = known
+        return known
 
     def open(self) -> pq.ParquetFile:
         """The file itself, for `rows`; closed when nobody has it any more.
@@ -111,30 +101,40 @@ class Footer:
         schema = pa.schema([self.columns.field(name) for name in names])
         return pa.Table.from_arrays([found[name] for name in names], schema=schema)
 
-    @cached_property
-    def _places(self) -> Mapping[str, int]:
-        schema = self.metadata.schema
-        return {schema.column(at).path: at for at in range(self.metadata.num_columns)}
 
-    def _groups(self) -> Iterable[RowGroup]:
-        for index in range(self.metadata.num_row_groups):
-            group = self.metadata.row_group(index)
-            symbols = _ends(group, self._places.get("symbol"))
-            times = _ends(group, self._places.get(self.time_column))
-            times_us = None if times is None else (micros(times[0]), micros(times[1]))
-            yield RowGroup(self.file, index, group.num_rows, symbols, times_us)
+def _is_plain(schema: pa.Schema, columns: pa.Schema) -> bool:
+    found = {one.name: one for one in schema}
+    return all(
+        (other := found.get(ours.name)) is not None
+        and other.type == ours.type
+        and _field_id(other) == _field_id(ours)
+        for ours in columns
+    )
 
 
-def _ends(group: Any, column: int | None) -> tuple[Any, Any] | None:
-    """The least and the greatest value of a column; None: not known."""
-    statistics = _statistics(group, column)
-    return None if statistics is None else (statistics.min, statistics.max)
+def _groups(
+    file: LakeFile, metadata: pq.FileMetaData, places: Mapping[str, int], time_column: str
+) -> Iterable[RowGroup]:
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        symbols = _ends(group, places.get("symbol"))
+        times = _ends(group, places.get(time_column))
+        times_us = None if times is None else (micros(times[0]), micros(times[1]))
+        yield RowGroup(file, index, group.num_rows, symbols, times_us)
 
 
-def _statistics(group: Any, column: int | None) -> Any:
-    """Of a column that has both ends; else None."""
-    found = None if column is None else group.column(column).statistics
-    return found if found is not None and found.has_min_max else None
+def _ends(group: Any, column: int | None, *, without_nulls: bool = False) -> tuple[Any, Any] | None:
+    """The least and the greatest value of a column; None: not known, or there may be nulls."""
+    statistics = None if column is None else group.column(column).statistics
+    if statistics is None or not statistics.has_min_max:
+        return None
+    if without_nulls and statistics.null_count != 0:
+        return None
+    try:
+        return statistics.min, statistics.max
+    except (OverflowError, ValueError):
+        # Python has no such value: a time after 9999, in a column another writer tells of.
+        return None
 
 
 def _field_id(one: pa.Field) -> bytes | None:

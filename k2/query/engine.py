@@ -20,7 +20,7 @@ from k2.breakers import Breaker
 from k2.errors import LakeError
 from k2.lake.vector import Vector
 from k2.query import seam
-from k2.query.answers import Answer, HotAnswer, Seen, Shown, answer_of, hot_answer_of, newest_us
+from k2.query.answers import Answer, HotAnswer, Seen, Show, answer_of, hot_answer_of, newest_us
 from k2.query.asked import RecordsQuery
 from k2.query.bounds import Bounds
 from k2.query.cold import ColdSnapshot
@@ -176,11 +176,11 @@ class QueryEngine:
         table: str,
         query: RecordsQuery,
         at: AsOf | None = None,
-        shown: Shown | None = None,
+        show: Show | None = None,
     ) -> Answer:
         """The first records of `table` in time order, `query.limit` at most.
 
-        `shown`: what of them the answer also has as JSON.
+        `show`: what of them the answer also has as JSON.
         """
 
         def work(cursor: Cursor) -> Answer:
@@ -190,7 +190,7 @@ class QueryEngine:
                 {table: pinned},
                 found.rows,
                 at,
-                shown,
+                show,
                 files_read=found.files_read,
                 cut_short=found.cut_short,
                 read=footprint(pinned, query.bounds),
@@ -293,11 +293,11 @@ class QueryEngine:
         work: Callable[[Cursor, Mapping[str, Pin[ColdSnapshot]]], pa.Table | Result],
         at: AsOf | None = None,
         bounds: Bounds | None = None,
-        shown: Shown | None = None,
+        show: Show | None = None,
     ) -> Answer:
         """Run `work` over one picture of several tables; a `Result` also says what it lacks.
 
-        `bounds`: of what it reads of the first, where its answer may be kept. `shown`: as for
+        `bounds`: of what it reads of the first, where its answer may be kept. `show`: as for
         `records`.
         """
 
@@ -310,7 +310,7 @@ class QueryEngine:
                 pins,
                 found.rows,
                 at,
-                shown,
+                show,
                 truncated=found.truncated,
                 cut_short=found.cut_short,
                 read=read,

@@ -21,7 +21,7 @@ from k2.lake.reader import LakeFile
 from k2.query.asked import RecordsQuery, beyond, narrowed, near, nth_of
 from k2.query.bounds import Bounds
 from k2.query.cold import TIE_BREAK, ColdSnapshot, column_list, identifier
-from k2.query.cold_rows import ColdRows, Looked
+from k2.query.cold_rows import ColdRows, Looked, Opened
 from k2.query.data_file import RowGroup
 from k2.query.filters import after_key, all_of, key_sql
 from k2.query.hot_rows import HotRows, hot_rows
@@ -203,6 +203,7 @@ def _nearest(reader: ColdRows, files: list[LakeFile], query: RecordsQuery) -> pa
     asked = _Asked(query)
     left = reader.groups(files, asked)
     left.sort(key=lambda group: _nearness(group, query))
+    opened: Opened = {}
     looks: list[Looked] = []
     times: list[_Ints] = []
     edge: int | None = None
@@ -210,7 +211,7 @@ def _nearest(reader: ColdRows, files: list[LakeFile], query: RecordsQuery) -> pa
     while left:
         count = _next_groups(left, scale, query)
         scale *= 4
-        looked = reader.look(left[:count], asked)
+        looked = reader.look(left[:count], asked, opened)
         looks.append(looked)
         stamps = looked.keys[query.time_column].cast(pa.int64()).to_numpy()
         times.append(stamps[looked.places])

@@ -19,7 +19,7 @@ from aiohttp import web
 from k2 import metrics
 from k2.clock import SYSTEM_CLOCK
 from k2.errors import InvalidParameter
-from k2.query.answers import Answer, HotAnswer, Seen, Shown
+from k2.query.answers import Answer, HotAnswer, Seen, Show
 from k2.query.bounds import Bounds
 from k2.query.encode import JSON_COLUMNS, rows_of
 from k2.query.json_text import json_rows
@@ -53,12 +53,15 @@ def chosen(request: web.Request, given: str | None) -> Format:
     return "json"
 
 
-def shown_by(
-    request: web.Request, given: str | None, rows: int, columns: int, shown: Shown
-) -> Shown | None:
-    """`shown`, where an answer of so many rows is JSON in one piece, and not made here at once."""
+def json_at_once(
+    request: web.Request, given: str | None, rows: int, columns: int, show: Show
+) -> Show | None:
+    """`show`, where the engine is to make JSON of what it finds: so many values that the loop would
+    be held up, few enough for one piece. None: `rows_response` makes it, if the client lacks it.
+    """
     many = rows * columns > _INLINE_CELLS and rows <= _PIECE_ROWS
-    return shown if many and chosen(request, given) == "json" else None
+    needed = chosen(request, given) == "json" and "If-None-Match" not in request.headers
+    return show if many and needed else None
 
 
 async def rows_response(

@@ -19,13 +19,14 @@ from k2.lake.reader import LakeFile
 from k2.lake.tables import TRADES
 from k2.query import cold_rows
 from k2.query.asked import RecordsQuery
-from k2.query.cold_rows import ColdRows, _Part
+from k2.query.cold_rows import ColdRows, Opened, _Part
+from k2.query.data_file import Footer
 from k2.query.database import local_path
 from k2.query.execute import FileGoneError
 from k2.query.filters import Between, OneOf, key_of
 from k2.query.latest import last_rows_of
 from k2.query.per_file import PerFile
-from k2.query.records import _Asked
+from k2.query.records import _Asked, _nearest
 from tests.query.conftest import Platform
 from tests.query.rows import T0_US, place, rows
 
@@ -79,33 +80,84 @@ async def test_both_ways_of_reading_give_the_same(
         last = read.rows if read.rows.num_rows else last
 
 
-def test_what_a_second_thread_has_no_time_for_is_read_by_the_first(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def several(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> list[LakeFile]:
+    """Files in the order they are read in, all of which two threads share."""
     platform.commit(_trades(random.Random(5), 0, 300), place())
     platform.refresh()
-    files = platform.engine.pin("trades").snapshot.files
-    assert len(files) > 1
-    asked = _Asked(RecordsQuery())
-
-    def read() -> pa.Table:
-        reader = ColdRows(TRADES.arrow_schema, "timestamp")
-        return reader.read(files, asked, asked.columns)
-
-    expected = read()
     monkeypatch.setattr(cold_rows, "_SPLIT_ROWS", 1)
+    files = sorted(platform.engine.pin("trades").snapshot.files, key=lambda file: file.path)
+    assert len(files) > 1
+    return files
+
+
+def _read(reader: ColdRows, files: Sequence[LakeFile]) -> pa.Table:
+    asked = _Asked(RecordsQuery())
+    return reader.read(files, asked, asked.columns)
+
+
+def test_what_a_second_thread_has_no_time_for_is_read_by_the_first(
+    several: list[LakeFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = ColdRows(TRADES.arrow_schema, "timestamp")
+    expected = _read(reader, several)
     done = threading.Event()
     with ThreadPoolExecutor(1) as busy:
         monkeypatch.setattr(cold_rows, "_HELPERS", busy)
         busy.submit(done.wait)
-        assert read().equals(expected)
+        assert _read(reader, several).equals(expected)
         done.set()
-        assert read().equals(expected)
-    Path(local_path(max(file.path for file in files))).unlink()
-    with ThreadPoolExecutor(1) as free:
+        assert _read(reader, several).equals(expected)
+
+
+@pytest.mark.parametrize("which", [0, -1], ids=["own", "of the second thread"])
+def test_a_file_that_is_gone_is_told_whoever_reads_it(
+    several: list[LakeFile], monkeypatch: pytest.MonkeyPatch, which: int
+) -> None:
+    reader = ColdRows(TRADES.arrow_schema, "timestamp")
+    assert reader.takes(several)
+    readers: list[str] = []
+    plain = Footer.open
+
+    def noted(footer: Footer) -> pq.ParquetFile:
+        readers.append(threading.current_thread().name)
+        return plain(footer)
+
+    monkeypatch.setattr(Footer, "open", noted)
+    Path(local_path(several[which].path)).unlink()
+    with ThreadPoolExecutor(1, thread_name_prefix="second") as free:
         monkeypatch.setattr(cold_rows, "_HELPERS", free)
         with pytest.raises(FileGoneError):
-            read()
+            _read(reader, several)
+    assert which == 0 or "second_0" in readers
+
+
+def test_a_question_opens_a_file_once_and_few_at_a_time(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for first in range(0, 600, 200):
+        platform.commit(_trades(random.Random(first), first, 200), place())
+    platform.refresh()
+    files = platform.engine.pin("trades").snapshot.files
+    opened: list[str] = []
+    plain = Footer.open
+
+    def noted(footer: Footer) -> pq.ParquetFile:
+        opened.append(footer.file.path)
+        return plain(footer)
+
+    monkeypatch.setattr(Footer, "open", noted)
+    reader = ColdRows(TRADES.arrow_schema, "timestamp")
+    query = RecordsQuery(limit=1_000)
+    assert _nearest(reader, [*files], query).num_rows == 600
+    assert sorted(opened) == sorted(file.path for file in files)
+    monkeypatch.setattr(cold_rows, "_MOST_OPEN", 2)
+    kept: Opened = {}
+    asked = _Asked(query)
+    for group in reader.groups(files, asked):
+        looked = reader.look([group], asked, kept)
+        assert reader.take(looked, looked.places).num_rows == group.rows
+        assert len(kept) <= 2
 
 
 async def test_only_row_groups_near_the_answer_are_decoded(

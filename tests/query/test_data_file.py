@@ -80,6 +80,17 @@ def test_a_column_that_may_have_nulls_is_no_constant(tmp_path: Path) -> None:
     assert footer.constants(0)["exchange"] == "BINANCE"
 
 
+def test_a_value_python_lacks_is_no_constant(tmp_path: Path) -> None:
+    """A time after 9999 in a column only another writer has statistics of."""
+    made = rows([0], [T0_US])
+    at = made.schema.get_field_index("receive_timestamp")
+    late = pa.array([2**62], pa.int64()).cast(made.field(at).type)
+    footer = _written(tmp_path / "late.parquet", made.set_column(at, made.field(at), late))
+    assert "receive_timestamp" not in footer.constants(0)
+    (decoded,) = footer.rows(footer.open(), [0], ["receive_timestamp"]).columns
+    assert decoded.cast(pa.int64()).to_pylist() == [2**62]
+
+
 def test_only_columns_that_differ_are_decoded(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from k2.clock import SYSTEM_CLOCK
 from k2.errors import InvalidParameter, K2Error, NotFoundError
-from k2.query.answers import Answer, Shown
+from k2.query.answers import Answer, Show
 from k2.query.candle_rows import CandleRows, FilledRows
 from k2.query.candles import SUMMARY, Aggregates, Intervals
 from k2.query.encode import rows_of
@@ -27,9 +27,9 @@ from k2.web.formats import (
     cache_headers,
     chosen,
     encoded,
+    json_at_once,
     kept_response,
     rows_response,
-    shown_by,
 )
 from k2.web.models import (
     AggregationsRequest,
@@ -106,7 +106,7 @@ async def candles(request: web.Request, given: CandlesRequest) -> web.StreamResp
     def newest(rows: pa.Table) -> pa.Table:
         return rows.slice(0, given.limit)
 
-    as_json = shown_by(request, given.format, given.limit, _CANDLE_COLUMNS, newest)
+    as_json = json_at_once(request, given.format, given.limit, _CANDLE_COLUMNS, newest)
     found = await _candles(request, given, work, period, given.at, as_json)
     rows = found.rows
     if not rows.num_rows:
@@ -181,13 +181,13 @@ async def _candles(
     work: CandleRows,
     period: _Period,
     at: AsOf | None,
-    shown: Shown | None = None,
+    show: Show | None = None,
 ) -> Answer:
     queries = request.config_dict[CONTEXT].queries
     if given.fill is None:
-        return await queries.call("ohlcv", ("trades",), work, at, work.bounds, shown)
+        return await queries.call("ohlcv", ("trades",), work, at, work.bounds, show)
     filled = FilledRows(work, given.symbol, period.until_us)
-    return await queries.call("ohlcv", ("trades",), filled, at, shown=shown)
+    return await queries.call("ohlcv", ("trades",), filled, at, show=show)
 
 
 async def _last_trade_us(request: web.Request, symbol: str, at: AsOf | None) -> int | None:

@@ -25,9 +25,9 @@ from k2.web.formats import (
     chosen,
     chosen_columns,
     hot_response,
+    json_at_once,
     kept_response,
     rows_response,
-    shown_by,
 )
 from k2.web.models import (
     QuotesQuery,
@@ -193,10 +193,10 @@ async def respond(
         if known is not None:
             return known
 
-    def shown(rows: pa.Table) -> pa.Table:
+    def show(rows: pa.Table) -> pa.Table:
         return rows.slice(offset, limit).select(columns)
 
-    as_json = None if facts else shown_by(request, format_, limit, len(columns), shown)
+    as_json = None if facts else json_at_once(request, format_, limit, len(columns), show)
     found = await context.queries.records(table.name, wanted, at, as_json)
     rows = found.rows.slice(offset, limit)
     # Rows that were not read may come before any of these, so a cut answer has no place to go on
