@@ -95,7 +95,6 @@ class TailFeed:
             began_s = self._clock.monotonic_s()
             for batches in in_company(await self._reader.getmany(self._poll_s)):
                 await self.apply(batches)
-                # Answers are given on this loop too: they need not wait for both topics.
                 await asyncio.sleep(0)
             now_s = self._clock.monotonic_s()
             if now_s - began_s < _PACE_S:
@@ -133,6 +132,8 @@ class TailFeed:
         for batch in batches:
             companies.add(batch)
         read = [await self._rows.read_async(*one) for one in zip(batches, covers, strict=True)]
+        # Answers are given on this loop too: they need not wait for all of this.
+        await asyncio.sleep(0)
         now_s = self._clock.monotonic_s()
         shown: list[pa.RecordBatch] = []
         for batch, partition, parts in zip(batches, partitions, read, strict=True):
@@ -145,6 +146,7 @@ class TailFeed:
                 shown.append(part.rows)
                 partition.whole = True
         if shown:
+            await asyncio.sleep(0)
             self._observe(shown[0] if len(shown) == 1 else pa.concat_batches(shown))
 
     def lag(self) -> int:

@@ -124,6 +124,8 @@ class _Running:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     #: What is on its way to the log: about how many records each batch has.
     pending: dict[asyncio.Future[int], float] = field(default_factory=dict)
+    #: Frames that were taken from the session and are not all handed to the log.
+    in_hand: int = 0
     #: Reconnects by reason that the metrics have.
     reconnects: Counter[str] = field(default_factory=Counter)
     rate: _Rate = field(default_factory=_Rate)
@@ -194,7 +196,7 @@ class SourceStep:
     @property
     def queued(self) -> int:
         """Frames received and not yet handed to the log."""
-        return sum(running.session.queued for running in self._running.values())
+        return sum(running.session.queued + running.in_hand for running in self._running.values())
 
     @property
     def in_flight(self) -> int:
@@ -273,9 +275,10 @@ class SourceStep:
         structlog.contextvars.bind_contextvars(session=running.spec.key, run=process[:8])
         pace = Pace(self._clock, self._busy_s, self._asked)
         while frames := await session.batch(_FRAMES):
+            running.in_hand = len(frames)
             async with self._turn:
                 began_s = self._clock.monotonic_s()
-                self._hand_on(running, mapper, frames, f"{process}-{session.run_number}")
+                await self._hand_on(running, mapper, frames, f"{process}-{session.run_number}")
                 if len(frames) >= _FEW_FRAMES:
                     await self._give_way(self._clock.monotonic_s() - began_s)
             running.pending = await self._settle(running.pending)
@@ -297,7 +300,7 @@ class SourceStep:
         while self._behind() and (left_s := until_s - self._clock.monotonic_s()) > 0:
             await self._clock.sleep(min(max(took_s, _SHORTEST_TURN_S), left_s))
 
-    def _hand_on(
+    async def _hand_on(
         self, running: _Running, mapper: FrameMapper, frames: list[Received], run: str
     ) -> None:
         feed = running.feed
@@ -306,19 +309,16 @@ class SourceStep:
             sent.update(feed.raw.send(running.spec.key, frames))
         with TRACING.span("k2.source", exchange=feed.exchange.name, frames=len(frames)) as context:
             mapped = mapper.map(frames, ingestion_us=self._clock.now_us())
-            sent |= self._publish(feed, mapped, run, context)
+            for data_type, batch in mapped.batches():
+                if not self._behind():  # then the others have a turn of their own
+                    # Answers are given on this loop too: they need not wait for all of this.
+                    await asyncio.sleep(0)
+                sent.update(feed.publishers[data_type].publish(batch, run, context))
         refused = [*mapped.refused, *running.session.take_refused()]
         sent |= self._refuse(feed, refused)
         running.pending |= {future: len(frames) / len(sent) for future in sent}
+        running.in_hand = 0
         self._count(running, mapped, len(frames))
-
-    def _publish(
-        self, feed: SourceFeed, mapped: Mapped, run: str, context: bytes
-    ) -> set[asyncio.Future[int]]:
-        futures: set[asyncio.Future[int]] = set()
-        for data_type, batch in mapped.batches():
-            futures.update(feed.publishers[data_type].publish(batch, run, context))
-        return futures
 
     def _refuse(self, feed: SourceFeed, refused: list[Refused]) -> set[asyncio.Future[int]]:
         if not refused:
