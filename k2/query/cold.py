@@ -82,12 +82,8 @@ class ColdSnapshot:
             buckets = {None, *(symbol_bucket(symbol) for symbol in bounds.symbols)}
         found: list[LakeFile] = []
         for bucket in buckets:
-            symbols = bounds.of_bucket(bucket).symbols
-            found += (
-                file
-                for file in self._by_bucket.get(bucket, ())
-                if file.overlaps(bounds.start_us, bounds.end_us) and file.may_hold(symbols)
-            )
+            own, files = bounds.of_bucket(bucket), self._by_bucket.get(bucket, ())
+            found += (file for file in files if own.meet(file.symbols, file.times_us))
         return sorted(found, key=latest_first)
 
     def reader(self, files: Collection[LakeFile]) -> ColdRows | None:

@@ -124,7 +124,7 @@ class ColdRows:
         """
         ordered = tuple(sorted(groups, key=lambda one: (one.file.path, one.index)))
         opened = {} if opened is None else opened
-        keys = self._keys(ordered, wanted.columns, opened)
+        keys = self._columns([_Part(group) for group in ordered], wanted.columns, opened)
         return Looked(ordered, keys, wanted.rows(keys), opened)
 
     def take(self, looked: Looked, places: _Ints) -> pa.Table:
@@ -134,18 +134,13 @@ class ColdRows:
         sizes = np.array([group.rows for group in looked.groups])
         ends = np.cumsum(sizes)
         which = np.searchsorted(ends, places, side="right")
-        used, first, of_used = np.unique(which, return_index=True, return_inverse=True)
-        groups = [looked.groups[at] for at in used]
-        within = places - (ends - sizes)[which]
+        used, first = np.unique(which, return_index=True)
+        within = np.split(places - (ends - sizes)[which], first[1:])
+        parts = [*map(_Part, (looked.groups[at] for at in used), within)]
         known = looked.keys.take(pa.array(places))
         others = [name for name in self.columns.names if name not in known.column_names]
-        constants = self._constants(groups, others)
-        left = [name for name in others if name not in constants.column_names]
-        tables = [known, constants.take(pa.array(of_used))]
-        if left:
-            parts = [*map(_Part, groups, np.split(within, first[1:]))]
-            tables.append(self._decode(parts, left, looked.opened))
-        return self._together(tables, self.columns.names)
+        found = self._columns(parts, others, looked.opened)
+        return self._together((known, found), self.columns.names)
 
     def read(self, files: Iterable[LakeFile], wanted: Wanted, names: Sequence[str]) -> pa.Table:
         """The wanted rows of `files`, only the columns `names`, which `wanted` has to name too."""
@@ -156,14 +151,14 @@ class ColdRows:
             return rows.slice(int(places[0]), len(places))
         return rows.take(pa.array(places))
 
-    def _keys(self, groups: Sequence[RowGroup], names: Sequence[str], opened: Opened) -> pa.Table:
-        """The columns `names` of all rows of row groups."""
-        constants = self._constants(groups, names)
+    def _columns(self, parts: Sequence[_Part], names: Sequence[str], opened: Opened) -> pa.Table:
+        """The columns `names` of parts, which are ordered by file."""
+        constants = self._constants([part.group for part in parts], names)
         left = [name for name in names if name not in constants.column_names]
-        which = np.repeat(np.arange(len(groups)), [group.rows for group in groups])
+        which = np.repeat(np.arange(len(parts)), [part.rows for part in parts])
         tables = [constants.take(pa.array(which))]
         if left:
-            tables.append(self._decode([_Part(group) for group in groups], left, opened))
+            tables.append(self._decode(parts, left, opened))
         return self._together(tables, names)
 
     def _together(self, tables: Iterable[pa.Table], names: Sequence[str]) -> pa.Table:
@@ -180,7 +175,7 @@ class ColdRows:
         return pa.Table.from_arrays(columns, schema=pa.schema(fields))
 
     def _decode(self, parts: Sequence[_Part], names: Sequence[str], opened: Opened) -> pa.Table:
-        """The columns `names` of parts, which are ordered by file."""
+        """The same, all of them decoded."""
         half = _half(parts)
         if half is None:
             return self._read(parts, names, opened)
@@ -244,6 +239,10 @@ class _Part(NamedTuple):
 
     group: RowGroup
     places: _Ints | None = None
+
+    @property
+    def rows(self) -> int:
+        return self.group.rows if self.places is None else len(self.places)
 
 
 def _half(parts: Sequence[_Part]) -> int | None:
