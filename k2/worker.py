@@ -44,7 +44,7 @@ from k2.steps.raw import RawFrames
 from k2.steps.shed import ShedStep, earliest_of
 from k2.steps.sink import SinkStep
 from k2.steps.source import SourceStep
-from k2.steps.tables import FaustCheckpoints, Tables
+from k2.steps.tables import FaustCheckpoints, SharedTable, Tables
 from k2.steps.validate import ValidateStep
 from k2.stopping import DRAIN_S, HANDOVER_S, Part, close_all
 from k2.topics import DEGRADATION_CONTROL, DEGRADATION_EVENTS, MAINTENANCE, MarketTopic, parse
@@ -166,9 +166,10 @@ class Worker:
         return gaps_of(found.rows.to_pylist())
 
     def _control(self) -> ControlStep:
+        shared = SharedTable(self._tables.degradation)
         return ControlStep(
             self.settings.degradation,
-            self._tables.degradation,
+            shared,
             self.app.topic(DEGRADATION_CONTROL, value_serializer="json").send,
             lambda: self.status.waiting,
             self.clock,
@@ -176,6 +177,7 @@ class Worker:
             announce=self.app.topic(DEGRADATION_EVENTS, value_serializer="json").send,
             moves_records=bool({"source", "validate", "sink"} & set(self.settings.core.roles)),
             ease=self.hot.engine.ease,
+            resend=shared.resend,
             summary=functools.partial(summary_of, self),
         )
 

@@ -47,6 +47,7 @@ class ControlStep:
         *,
         moves_records: bool = True,
         ease: Callable[[], None] = lambda: None,
+        resend: Callable[[], None] = lambda: None,
         summary: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         """`send(value=…)` writes a report to the control topic and raises `LogError`.
@@ -54,10 +55,11 @@ class ControlStep:
         `announce(value=…)`: the same for changes of level, which are also kept in the table.
         `moves_records`: False for a worker whose memory shedding cannot relieve: it refuses queries
         by itself, and must not degrade all others. `ease()`: lets go of what can be made again.
+        `resend()`: writes again what the table's log refused.
         `summary()`: what the others are told of this worker.
         """
         self.roster = Roster(table, clock, worker_id, summary)
-        self._moves_records, self._ease = moves_records, ease
+        self._moves_records, self._ease, self._resend = moves_records, ease, resend
         self._own = Controller(settings, clock)
         self._announce = announce
         self._settings = settings
@@ -172,6 +174,7 @@ class ControlStep:
         own: of those that move records, whom shedding relieves, the fullest one counts. Returns the
         change of level it led to, if any.
         """
+        self._resend()
         if "override" in report:
             self._hold(report["override"])
         self.roster.note(report)

@@ -1,12 +1,16 @@
-"""Checkpoints in a Faust table, written with their changelog confirmed."""
+"""Faust tables whose changelog is answered for: what it refuses is raised, or written again."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
+import structlog
 from faust.types import TP
+
+log = structlog.get_logger(__name__)
 
 
 class Tables(NamedTuple):
@@ -49,6 +53,42 @@ class FaustCheckpoints:
             futures.append(self._table.send_changelog(tp.partition, key, value))
         await self._table.app.producer.flush()
         await asyncio.gather(*futures)
+
+
+class SharedTable:
+    """A global table of one partition, written by one worker and read by all.
+
+    An entry is known here at once. Faust's own tables forget one that their changelog refuses (a
+    full disk), and the other workers never hear of it; here it waits for `resend`.
+    """
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+        self._refused: set[str] = set()
+
+    def get(self, key: str) -> Any:
+        """The entry as it is known here; None where there is none."""
+        return self._table.data.get(key)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._table.data[key] = value
+        self._send(key)
+
+    def resend(self) -> None:
+        """Write what the log refused again, as it is known here now."""
+        for key in sorted(self._refused):
+            self._send(key)
+
+    def _send(self, key: str) -> None:
+        self._refused.discard(key)
+        sent = self._table.send_changelog(0, key, self._table.data[key])
+        sent.add_done_callback(partial(self._sent, key))
+
+    def _sent(self, key: str, sent: asyncio.Future[Any]) -> None:
+        failure = None if sent.cancelled() else sent.exception()
+        if failure is not None:
+            self._refused.add(key)
+            log.warning("entry_not_shared", table=self._table.name, key=key, error=str(failure))
 
 
 def _prefix(tp: TP) -> bytes:

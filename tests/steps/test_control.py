@@ -31,6 +31,7 @@ class Worker:
     lag: int = 0
     sent: list[dict[str, Any]] = field(default_factory=list)
     refused: K2Error | None = None
+    resent: int = 0
     step: ControlStep = field(init=False)
 
     def __post_init__(self) -> None:
@@ -42,7 +43,11 @@ class Worker:
             lambda: self.lag,
             self.clock,
             self.name,
+            resend=self._resend,
         )
+
+    def _resend(self) -> None:
+        self.resent += 1
 
     async def _send(self, *, value: dict[str, Any]) -> None:
         if self.refused is not None:
@@ -194,6 +199,12 @@ async def test_a_log_that_takes_no_report_is_waited_for(owner: Worker) -> None:
     assert len(owner.sent) == 1
     assert not task.done()
     task.cancel()
+
+
+def test_what_the_table_does_not_hold_yet_is_sent_again_at_each_report(owner: Worker) -> None:
+    owner.report("w1")
+    owner.report("w2")
+    assert owner.resent == 2
 
 
 async def test_an_exempt_worker_reports_nothing_to_worry_about(clock: ManualClock) -> None:

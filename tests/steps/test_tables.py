@@ -1,8 +1,10 @@
-"""Checkpoints in a Faust table: written with their changelog, there again after a restart."""
+"""Faust tables: written with their changelog, there again after a restart."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,15 @@ from typing import Any
 import faust
 import pytest
 from faust.types import TP
+from structlog.testing import capture_logs
 
+from k2.errors import LogError
 from k2.settings import Settings
-from k2.steps.tables import FaustCheckpoints
+from k2.steps.tables import FaustCheckpoints, SharedTable
+from k2.transport.local.partition import PartitionLog
 from k2.transport.registry import registry
 from tables.continuity import continuity_table
+from tables.degradation import degradation_table
 from tests.steps.parts import QUOTES, TRADES, settings_in
 from tests.transport.drivers import running
 
@@ -23,6 +29,13 @@ HOME = TP(TRADES.log, 1)
 
 @asynccontextmanager
 async def checkpoints(settings: Settings) -> AsyncIterator[FaustCheckpoints]:
+    """A worker with recovered checkpoints on the embedded log."""
+    async with recovered(settings, lambda app: continuity_table(app, 4)) as table:
+        yield FaustCheckpoints(table)
+
+
+@asynccontextmanager
+async def recovered(settings: Settings, made: Callable[[Any], Any]) -> AsyncIterator[Any]:
     """A worker with a recovered table on the embedded log."""
     directory = settings.core.data_dir.absolute()
     directory.mkdir(exist_ok=True)
@@ -36,7 +49,7 @@ async def checkpoints(settings: Settings) -> AsyncIterator[FaustCheckpoints]:
         store="memory://",
     )
     registry(app).kafka = settings.kafka
-    table = continuity_table(app, 4)
+    table = made(app)
 
     @app.agent(app.topic("input", partitions=4, internal=True))
     async def agent(stream: Any) -> None:
@@ -44,7 +57,7 @@ async def checkpoints(settings: Settings) -> AsyncIterator[FaustCheckpoints]:
             pass
 
     async with running(app):
-        yield FaustCheckpoints(table)
+        yield table
 
 
 @pytest.fixture
@@ -83,3 +96,43 @@ async def test_entries_go_to_the_changelog_partition_of_their_own(few: Settings)
         name = table._table.changelog_topic.get_topic_name()
         ends = await app.transport.bounds([TP(name, partition) for partition in range(4)])
         assert [ends[TP(name, partition)][1] for partition in range(4)] == [0, 0, 0, 1]
+
+
+async def test_what_the_log_refused_is_written_again_and_no_failure_is_lost(
+    few: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(context))
+    written = PartitionLog.append
+
+    def full(log: PartitionLog, batch: bytearray) -> int:
+        raise LogError("the disk is full")
+
+    async with recovered(few, degradation_table) as table:
+        shared = SharedTable(table)
+        shared["workers"] = {"by": "w1"}
+        await table.app.producer.flush()
+        with capture_logs() as logs:
+            monkeypatch.setattr(PartitionLog, "append", full)
+            for number in (1, 2):
+                shared["level"] = {"number": number}
+                await table.app.producer.flush()
+            shared.resend()
+            await table.app.producer.flush()
+        assert shared.get("level") == {"number": 2}
+        told = [entry for entry in logs if entry["event"] == "entry_not_shared"]
+        assert [(entry["key"], entry["error"]) for entry in told] == [
+            ("level", "the disk is full")
+        ] * 3
+        monkeypatch.setattr(PartitionLog, "append", written)
+        shared.resend()
+        shared.resend()
+        await table.app.producer.flush()
+        tp = TP(table.changelog_topic.get_topic_name(), 0)
+        assert (await table.app.transport.bounds([tp]))[tp][1] == 2, "sent again, and once"
+    async with recovered(few, degradation_table) as table:
+        shared = SharedTable(table)
+        assert (shared.get("level"), shared.get("workers")) == ({"number": 2}, {"by": "w1"})
+        assert shared.get("history") is None
+    gc.collect()
+    assert lost == []
