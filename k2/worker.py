@@ -50,6 +50,7 @@ from k2.stopping import DRAIN_S, HANDOVER_S, Part, close_all
 from k2.topics import DEGRADATION_CONTROL, DEGRADATION_EVENTS, MAINTENANCE, MarketTopic, parse
 from k2.tracing import TRACING
 from k2.transport.registry import registry
+from k2.transport.single import Messages
 from k2.vitals import Vitals
 from k2.web.api import build_api
 from k2.web.mount import mount
@@ -170,11 +171,11 @@ class Worker:
         return ControlStep(
             self.settings.degradation,
             shared,
-            self.app.topic(DEGRADATION_CONTROL, value_serializer="json").send,
+            Messages(self.app.topic(DEGRADATION_CONTROL, value_serializer="json")).send,
             lambda: self.status.waiting,
             self.clock,
             worker_id=f"{socket.gethostname()}-{os.getpid()}",
-            announce=self.app.topic(DEGRADATION_EVENTS, value_serializer="json").send,
+            announce=Messages(self.app.topic(DEGRADATION_EVENTS, value_serializer="json")).send,
             moves_records=bool({"source", "validate", "sink"} & set(self.settings.core.roles)),
             ease=self.hot.engine.ease,
             resend=shared.resend,

@@ -17,6 +17,7 @@ from k2.decimals import DECIMAL, to_decimal
 from k2.query.instruments import STATEMENT
 from k2.records import LAKE_REFERENCE
 from k2.transport.batch import OutBatch
+from k2.transport.single import confirmed
 
 #: Entries handed on before others have their turn on the loop.
 _TURN: Final = 50
@@ -48,8 +49,7 @@ class ReferenceTable:
         return asyncio.ensure_future(self._confirmed(sent))
 
     async def _confirmed(self, sent: list[Any]) -> int:
-        await self._table.app.producer.flush()
-        await asyncio.gather(*sent)
+        await confirmed(self._table.app.producer, sent)
         return len(sent)
 
     def statements(self) -> pa.Table:

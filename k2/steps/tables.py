@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import structlog
 from faust.types import TP
+
+from k2.transport.single import Sent, confirmed, failure
 
 log = structlog.get_logger(__name__)
 
@@ -51,8 +52,7 @@ class FaustCheckpoints:
             else:
                 self._table.data[key] = value
             futures.append(self._table.send_changelog(tp.partition, key, value))
-        await self._table.app.producer.flush()
-        await asyncio.gather(*futures)
+        await confirmed(self._table.app.producer, futures)
 
 
 class SharedTable:
@@ -84,11 +84,11 @@ class SharedTable:
         sent = self._table.send_changelog(0, key, self._table.data[key])
         sent.add_done_callback(partial(self._sent, key))
 
-    def _sent(self, key: str, sent: asyncio.Future[Any]) -> None:
-        failure = None if sent.cancelled() else sent.exception()
-        if failure is not None:
+    def _sent(self, key: str, sent: Sent) -> None:
+        exc = failure(sent)
+        if exc is not None:
             self._refused.add(key)
-            log.warning("entry_not_shared", table=self._table.name, key=key, error=str(failure))
+            log.warning("entry_not_shared", table=self._table.name, key=key, error=str(exc))
 
 
 def _prefix(tp: TP) -> bytes:
