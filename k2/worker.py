@@ -167,18 +167,19 @@ class Worker:
         return gaps_of(found.rows.to_pylist())
 
     def _control(self) -> ControlStep:
-        shared = SharedTable(self._tables.degradation)
+        def messages(topic: str) -> Messages:
+            return Messages(self.app.topic(topic, value_serializer="json"), self.crash)
+
         return ControlStep(
             self.settings.degradation,
-            shared,
-            Messages(self.app.topic(DEGRADATION_CONTROL, value_serializer="json")).send,
+            SharedTable(self._tables.degradation, self.crash),
+            messages(DEGRADATION_CONTROL).send,
             lambda: self.status.waiting,
             self.clock,
             worker_id=f"{socket.gethostname()}-{os.getpid()}",
-            announce=Messages(self.app.topic(DEGRADATION_EVENTS, value_serializer="json")).send,
+            announce=messages(DEGRADATION_EVENTS).send,
             moves_records=bool({"source", "validate", "sink"} & set(self.settings.core.roles)),
             ease=self.hot.engine.ease,
-            resend=shared.resend,
             summary=functools.partial(summary_of, self),
         )
 
@@ -292,6 +293,8 @@ class Worker:
         self.shed.keep(assigned)
         self.sink.keep(assigned)
         self.candles.keep(assigned)
+        if TP(DEGRADATION_CONTROL, 0) not in assigned:
+            self.control.forget()
 
     def _readers(self, topic: str) -> list[SinkStep | ShedStep]:
         """Who reads the same messages of a topic; each drops what it has."""

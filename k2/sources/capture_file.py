@@ -121,12 +121,15 @@ class CaptureFile:
         if self._fd is None or not self._lines:
             return
         member = gzip.compress(b"\n".join(self._lines) + b"\n", _LEVEL, mtime=0)
-        self._lines.clear()
-        self._held = 0
         try:
             _write_all(self._fd, member)
         except OSError as exc:
+            # Half a member would hide all that is written after it, these lines again among it.
+            os.ftruncate(self._fd, self._size)
+            os.lseek(self._fd, self._size, os.SEEK_SET)
             raise _refused(self.written.files[-1], exc) from exc
+        self._lines.clear()
+        self._held = 0
         self._size += len(member)
         self.written.bytes += len(member)
 

@@ -63,7 +63,7 @@ class Recorder:
         lock, run = asyncio.Lock(), -1
         flushing = asyncio.create_task(self._flush_often(file, lock))
         try:
-            while frames := await session.batch(_FRAMES):
+            while not flushing.done() and (frames := await session.batch(_FRAMES)):
                 async with lock:
                     if session.run_number != run:
                         run = session.run_number
@@ -75,8 +75,10 @@ class Recorder:
                     await asyncio.to_thread(file.add, frames)
         finally:
             flushing.cancel()
-            await asyncio.gather(flushing, return_exceptions=True)
+            (failed,) = await asyncio.gather(flushing, return_exceptions=True)
             await asyncio.to_thread(file.close)
+        if isinstance(failed, Exception):
+            raise failed
 
     async def _flush_often(self, file: CaptureFile, lock: asyncio.Lock) -> None:
         while True:

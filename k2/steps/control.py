@@ -9,7 +9,7 @@ holds for all and outlives the owner. What workers tell of themselves beside is 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import structlog
 
@@ -30,6 +30,23 @@ OVERRIDE_KEY = "override"
 HISTORY_KEY = "history"
 _HISTORY = 100
 _NEWER = 2**63
+#: Longest wait until the log has what somebody set by hand.
+_CONFIRM_S = 5.0
+
+
+class Shared(Protocol):
+    """The global table (`k2.steps.tables.SharedTable`)."""
+
+    def get(self, key: str) -> Any:
+        """The entry as it is known here; None where there is none."""
+
+    def __setitem__(self, key: str, value: Any) -> None: ...
+
+    def resend(self) -> None:
+        """Write again what the log refused."""
+
+    def forget(self) -> None:
+        """Hold what was read from the log only: somebody else writes from now on."""
 
 
 class ControlStep:
@@ -38,7 +55,7 @@ class ControlStep:
     def __init__(
         self,
         settings: Degradation,
-        table: Any,
+        table: Shared,
         send: Callable[..., Awaitable[Any]],
         lag: Callable[[], int],
         clock: Clock,
@@ -47,19 +64,18 @@ class ControlStep:
         *,
         moves_records: bool = True,
         ease: Callable[[], None] = lambda: None,
-        resend: Callable[[], None] = lambda: None,
         summary: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
-        """`send(value=…)` writes a report to the control topic and raises `LogError`.
+        """`send(value=…)` hands a report to the control topic and raises `LogError`; given
+        `within_s`, also when the log does not have it by then.
 
         `announce(value=…)`: the same for changes of level, which are also kept in the table.
         `moves_records`: False for a worker whose memory shedding cannot relieve: it refuses queries
         by itself, and must not degrade all others. `ease()`: lets go of what can be made again.
-        `resend()`: writes again what the table's log refused.
         `summary()`: what the others are told of this worker.
         """
         self.roster = Roster(table, clock, worker_id, summary)
-        self._moves_records, self._ease, self._resend = moves_records, ease, resend
+        self._moves_records, self._ease = moves_records, ease
         self._own = Controller(settings, clock)
         self._announce = announce
         self._settings = settings
@@ -124,7 +140,7 @@ class ControlStep:
         """Ask the owner of the control partition to hold a level, or (None) to let it go."""
         # A report like any other to a worker of an older version.
         entry = override.entry() if override else None
-        await self._send(value={**self._report(), "override": entry})
+        await self._send(value={**self._report(), "override": entry}, within_s=_CONFIRM_S)
 
     def facts(self) -> dict[str, Any]:
         """Reason and age of the level, and this worker's own inputs."""
@@ -146,6 +162,7 @@ class ControlStep:
                 await self._send(value=self._report())
             except K2Error as exc:
                 log.warning("report_not_sent", error=exc.message, **exc.details)
+            self._table.resend()
             self._look_after_memory()
             metrics.DEGRADATION_LEVEL.set(self.level)
             await self._clock.sleep(self._settings.interval_s)
@@ -167,6 +184,11 @@ class ControlStep:
             "summary": self.roster.own(),
         }
 
+    def forget(self) -> None:
+        """Another worker owns the control partition: what the log has is what holds."""
+        self._table.forget()
+        self._written = None
+
     def judge(self, report: Mapping[str, Any]) -> dict[str, Any] | None:
         """Take a report (on the owner of the control partition, inside its stream).
 
@@ -174,7 +196,6 @@ class ControlStep:
         own: of those that move records, whom shedding relieves, the fullest one counts. Returns the
         change of level it led to, if any.
         """
-        self._resend()
         if "override" in report:
             self._hold(report["override"])
         self.roster.note(report)

@@ -17,7 +17,7 @@ from k2.decimals import DECIMAL, to_decimal
 from k2.query.instruments import STATEMENT
 from k2.records import LAKE_REFERENCE
 from k2.transport.batch import OutBatch
-from k2.transport.single import confirmed
+from k2.transport.single import confirmed, failure
 
 #: Entries handed on before others have their turn on the loop.
 _TURN: Final = 50
@@ -43,7 +43,9 @@ class ReferenceTable:
         sent = []
         for number, (row, key) in enumerate(zip(decoded.rows.tolist(), keys, strict=True), start=1):
             self._table.data[key.encode()] = values[row]
-            sent.append(self._table.send_changelog(0, key.encode(), values[row]))
+            one = self._table.send_changelog(0, key.encode(), values[row])
+            one.add_done_callback(failure)
+            sent.append(one)
             if number % _TURN == 0:
                 await asyncio.sleep(0)
         return asyncio.ensure_future(self._confirmed(sent))

@@ -221,9 +221,18 @@ class ShedStep:
         # The position is taken with the entries noted up to it: later, never ahead of them.
         position = msgspec.msgpack.encode(_Position(lane.next_offset, dict(lane.cover.applied)))
         written, lane.written = lane.written, {}
-        lane.stored_to, lane.stored_s = lane.next_offset, self._clock.monotonic_s()
-        to = lane.next_offset
-        await self._table.store(tp, [*written.items(), (_POSITION, position)])
+        before, to = lane.stored_to, lane.next_offset
+        lane.stored_to, lane.stored_s = to, self._clock.monotonic_s()
+        try:
+            # Not together: a log may take the one and refuse the others.
+            if written:
+                await self._table.store(tp, list(written.items()))
+            await self._table.store(tp, [(_POSITION, position)])
+        except BaseException:
+            # Whoever comes next, after a wait cut short, must not pass what may not be there.
+            lane.written = written | lane.written
+            lane.stored_to = min(lane.stored_to, before)
+            raise
         lane.durable = max(lane.durable, to)
 
     async def _bring(self) -> None:

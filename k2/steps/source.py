@@ -28,6 +28,7 @@ from k2.steps.dead_letters import DeadLetters
 from k2.steps.publish import Publisher, partition_of
 from k2.steps.raw import RawFrames
 from k2.tracing import TRACING
+from k2.transport.single import failure
 
 log = structlog.get_logger(__name__)
 
@@ -316,6 +317,9 @@ class SourceStep:
                 sent.update(feed.publishers[data_type].publish(batch, run, context))
         refused = [*mapped.refused, *running.session.take_refused()]
         sent |= self._refuse(feed, refused)
+        for future in sent:
+            # The first that fails stops the worker; nobody asks the others.
+            future.add_done_callback(failure)
         running.pending |= {future: len(frames) / len(sent) for future in sent}
         running.in_hand = 0
         self._count(running, mapped, len(frames))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import structlog
 from faust.types import TP
 
-from k2.transport.single import Sent, confirmed, failure
+from k2.transport.single import Sent, confirmed, failure, is_for_good
 
 log = structlog.get_logger(__name__)
 
@@ -55,39 +56,62 @@ class FaustCheckpoints:
         await confirmed(self._table.app.producer, futures)
 
 
+@dataclass(eq=False, slots=True)
+class _Write:
+    """An entry the log does not have yet."""
+
+    value: Any
+    refused: bool = False
+
+
 class SharedTable:
     """A global table of one partition, written by one worker and read by all.
 
     An entry is known here at once. Faust's own tables forget one that their changelog refuses (a
     full disk), and the other workers never hear of it; here it waits for `resend`.
+    `on_broken`: told of an error after which this worker's producer can write there no more.
     """
 
-    def __init__(self, table: Any) -> None:
-        self._table = table
-        self._refused: set[str] = set()
+    def __init__(self, table: Any, on_broken: Callable[[BaseException], None]) -> None:
+        self._table, self._on_broken = table, on_broken
+        #: Not in the table, which takes older ones once more from its changelog, a while later.
+        self._unconfirmed: dict[str, _Write] = {}
 
     def get(self, key: str) -> Any:
         """The entry as it is known here; None where there is none."""
-        return self._table.data.get(key)
+        write = self._unconfirmed.get(key)
+        return self._table.data.get(key) if write is None else write.value
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self._table.data[key] = value
-        self._send(key)
+        write = self._unconfirmed[key] = _Write(value)
+        self._send(key, write)
 
     def resend(self) -> None:
-        """Write what the log refused again, as it is known here now."""
-        for key in sorted(self._refused):
-            self._send(key)
+        """Write again what the log refused."""
+        for key, write in list(self._unconfirmed.items()):
+            if write.refused:
+                write.refused = False
+                self._send(key, write)
 
-    def _send(self, key: str) -> None:
-        self._refused.discard(key)
-        sent = self._table.send_changelog(0, key, self._table.data[key])
-        sent.add_done_callback(partial(self._sent, key))
+    def forget(self) -> None:
+        """Somebody else writes from now on: what the log has is what holds."""
+        self._unconfirmed.clear()
 
-    def _sent(self, key: str, sent: Sent) -> None:
+    def _send(self, key: str, write: _Write) -> None:
+        sent = self._table.send_changelog(0, key, write.value)
+        sent.add_done_callback(partial(self._sent, key, write))
+
+    def _sent(self, key: str, write: _Write, sent: Sent) -> None:
         exc = failure(sent)
-        if exc is not None:
-            self._refused.add(key)
+        if exc is not None and is_for_good(exc):
+            self._on_broken(exc)
+        if self._unconfirmed.get(key) is not write:
+            return
+        if exc is None:
+            self._table.data[key] = write.value
+            del self._unconfirmed[key]
+        else:
+            write.refused = True
             log.warning("entry_not_shared", table=self._table.name, key=key, error=str(exc))
 
 

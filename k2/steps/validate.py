@@ -29,6 +29,7 @@ from k2.steps.publish import BatchProducer
 from k2.topics import MarketTopic, parse
 from k2.tracing import TRACING, contexts_of, header
 from k2.transport.batch import LogBatch, OutBatch
+from k2.transport.single import failure
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -102,6 +103,11 @@ class _Lane:
     def dirty(self) -> bool:
         """True when the stored checkpoint is behind."""
         return self.validator.next_offset != self.validator.checkpointed_offset
+
+    def expect(self, output: asyncio.Future[int]) -> None:
+        """Outputs on their way; of several the log refuses, only the first is asked why."""
+        output.add_done_callback(failure)
+        self.outputs.append(output)
 
     def settle(self) -> None:
         """Let go of acknowledged outputs, oldest first; raises what the log refused.
@@ -194,7 +200,7 @@ class ValidateStep:
                 reached(Point.AFTER_DECODE)
                 for out in outcome.outputs:
                     out.headers += header(context)
-                    lane.outputs.append(self._producer.send_batch(out))
+                    lane.expect(self._producer.send_batch(out))
                 await self._state(lane, outcome)
             lane.broken = False
         self._count(batch, outcome)
@@ -205,7 +211,7 @@ class ValidateStep:
             return
         validated = lane.validator.topic.validated
         outputs = [out for out in outcome.outputs if out.topic == validated]
-        lane.outputs.append(await self._statements.put(outputs))
+        lane.expect(await self._statements.put(outputs))
 
     async def _judge(self, lane: _Lane, batch: LogBatch) -> Outcome:
         began_s = self._clock.monotonic_s()

@@ -162,7 +162,8 @@ class Producer(AiokafkaProducer):
                 )
             except KafkaTimeoutError:
                 # The slot before this one is still being retried; giving up would let later
-                # batches overtake. An idempotent batch never expires either.
+                # batches overtake. While its partition has a leader, an idempotent batch never
+                # expires either.
                 continue
 
     async def flush(self) -> None:

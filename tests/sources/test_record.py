@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import json
 import os
@@ -107,6 +108,46 @@ def test_a_full_member_does_not_wait_for_the_next_flush(tmp_path: Path) -> None:
     file.add([(_US, b"{" + b"x" * MEMBER_BYTES)])
     assert gzip.decompress(file.written.files[0].read_bytes()).count(b"\n") == 1
     file.close()
+
+
+def test_what_a_full_disk_refused_is_written_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = CaptureFile(tmp_path, "x", Rotation())
+    file.add(frames(10))
+    file.flush()
+    file.add(frames(5, 10))
+    write, left = os.write, [20]
+
+    def full(fd: int, part: bytes) -> int:
+        if not left:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(fd, part[: left.pop()])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        for _ in range(2):
+            with pytest.raises(ConfigError, match="No space left"):
+                file.flush()
+    assert replayed(*file.written.files) == frames(10)
+    file.close()
+    assert replayed(*file.written.files) == frames(15)
+
+
+async def test_a_disk_that_fills_up_between_two_frames_ends_the_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: CaptureFile) -> None:
+        raise ConfigError("no room")
+
+    monkeypatch.setattr(CaptureFile, "flush", full)
+    monkeypatch.setattr("k2.sources.record.FLUSH_S", 0.01)
+    feed = ListFeed([trade(n, at_ms=n * 50) for n in range(100)])
+    async with serving(feed, speed=1.0) as server:
+        recorder, stop = Recorder([session_at(server.url)], tmp_path, Rotation()), asyncio.Event()
+        with pytest.raises(ConfigError, match="no room"):
+            async with asyncio.timeout(20):
+                await recorder.run(stop)
 
 
 async def test_a_recorded_session_is_the_session_however_slow_the_disk(tmp_path: Path) -> None:

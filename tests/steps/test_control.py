@@ -15,6 +15,7 @@ from k2.errors import InvalidParameter, K2Error, LogError
 from k2.settings import Degradation
 from k2.steps.control import KEY, ControlStep
 from k2.testing.clock import ManualClock, turns
+from k2.testing.shared import SharedEntries
 
 LAGS = {"lag_soft": 100, "lag_graceful": 500, "lag_aggressive": 1_000, "lag_break": 5_000}
 HUGE_MB = 1_000_000
@@ -25,13 +26,13 @@ class Worker:
     """One worker's control step; the table is the cluster's."""
 
     clock: ManualClock
-    table: dict[str, Any]
+    table: SharedEntries
     name: str = "w1"
     options: dict[str, Any] = field(default_factory=dict)
     lag: int = 0
     sent: list[dict[str, Any]] = field(default_factory=list)
+    waited_s: list[float] = field(default_factory=list)
     refused: K2Error | None = None
-    resent: int = 0
     step: ControlStep = field(init=False)
 
     def __post_init__(self) -> None:
@@ -43,13 +44,10 @@ class Worker:
             lambda: self.lag,
             self.clock,
             self.name,
-            resend=self._resend,
         )
 
-    def _resend(self) -> None:
-        self.resent += 1
-
-    async def _send(self, *, value: dict[str, Any]) -> None:
+    async def _send(self, *, value: dict[str, Any], within_s: float = 0.0) -> None:
+        self.waited_s.append(within_s)
         if self.refused is not None:
             raise self.refused
         self.sent.append(value)
@@ -62,7 +60,7 @@ class Worker:
 
 @pytest.fixture
 def owner(clock: ManualClock) -> Worker:
-    return Worker(clock, {})
+    return Worker(clock, SharedEntries())
 
 
 def test_without_an_entry_the_level_is_normal(owner: Worker) -> None:
@@ -89,7 +87,8 @@ async def test_what_the_owner_wrote_before_does_not_come_back(owner: Worker) -> 
     owner.table.update(first)
     assert owner.step.level is Level.CIRCUIT_BREAK
     assert [change["after"] for change in owner.step.history()] == ["SOFT", "CIRCUIT_BREAK"]
-    other = Worker(owner.clock, {**first, KEY: {**first[KEY], "number": 2}}, "w2")
+    other = Worker(owner.clock, SharedEntries(first), "w2")
+    other.table[KEY] = {**first[KEY], "number": 2}
     await owner.clock.advance(60)
     other.report("w2", lag=0)
     owner.table.update(other.table)
@@ -201,14 +200,34 @@ async def test_a_log_that_takes_no_report_is_waited_for(owner: Worker) -> None:
     task.cancel()
 
 
-def test_what_the_table_does_not_hold_yet_is_sent_again_at_each_report(owner: Worker) -> None:
-    owner.report("w1")
-    owner.report("w2")
-    assert owner.resent == 2
+async def test_what_the_log_refused_is_written_again_with_each_report(owner: Worker) -> None:
+    running = asyncio.ensure_future(owner.step.run())
+    await owner.clock.advance(2.5)
+    running.cancel()
+    assert owner.table.resent == len(owner.sent) == 3
+
+
+def test_who_does_not_own_the_partition_any_more_believes_the_log(owner: Worker) -> None:
+    before = SharedEntries(owner.table)
+    owner.report("w1", lag=5_500)
+    owner.step.forget()
+    assert owner.table.forgotten == 1
+    # The log never had what was written.
+    owner.table.clear()
+    owner.table.update(before)
+    assert owner.step.level is Level.NORMAL
+
+
+async def test_what_is_set_by_hand_has_to_be_in_the_log(owner: Worker) -> None:
+    await owner.step.set_override(None)
+    assert owner.waited_s[-1] > 0
+    owner.refused = LogError("the disk is full")
+    with pytest.raises(LogError):
+        await owner.step.set_override(None)
 
 
 async def test_an_exempt_worker_reports_nothing_to_worry_about(clock: ManualClock) -> None:
-    exempt = Worker(clock, {}, options={"exempt": True, "memory_limit_mb": 1})
+    exempt = Worker(clock, SharedEntries(), options={"exempt": True, "memory_limit_mb": 1})
     exempt.lag = 10**9
     task = asyncio.create_task(exempt.step.run())
     await turns()
@@ -220,7 +239,7 @@ async def test_an_exempt_worker_reports_nothing_to_worry_about(clock: ManualCloc
 
 
 def test_an_exempt_owner_still_judges_the_others(clock: ManualClock) -> None:
-    exempt = Worker(clock, {}, options={"exempt": True})
+    exempt = Worker(clock, SharedEntries(), options={"exempt": True})
     assert exempt.report("w2", lag=1_000) is Level.AGGRESSIVE
 
 
@@ -316,7 +335,7 @@ async def test_a_change_is_announced_and_one_that_is_not_taken_is_only_said(
         said.append(value)
         raise LogError("not taken")
 
-    owner = Worker(clock, {})
+    owner = Worker(clock, SharedEntries())
     owner.step._announce = announce
     owner.step.judge({"worker": "w1", "lag": 100, "memory": 0.0})
     await owner.step.announce(owner.step.history()[-1])
@@ -327,7 +346,7 @@ async def test_a_change_is_announced_and_one_that_is_not_taken_is_only_said(
 async def test_a_worker_that_moves_no_records_degrades_only_itself(clock: ManualClock) -> None:
     """A full query worker refuses queries; it must not make the others put records off."""
     eased: list[int] = []
-    full = Worker(clock, {}, options={"memory_limit_mb": 1})
+    full = Worker(clock, SharedEntries(), options={"memory_limit_mb": 1})
     full.step = ControlStep(
         Degradation(_env_file=None, memory_limit_mb=1), full.table, full._send, lambda: 7, clock,
         "q1", moves_records=False, ease=lambda: eased.append(1),
@@ -349,6 +368,6 @@ def test_memory_at_soft_does_not_keep_what_was_put_off_waiting(owner: Worker) ->
     assert owner.step.bringing is Level.NORMAL
     owner.report("w1", memory=0.85)
     assert owner.step.bringing is Level.GRACEFUL, "it would be put off again"
-    other = Worker(owner.clock, {})
+    other = Worker(owner.clock, SharedEntries())
     assert other.report("w1", lag=100) is Level.SOFT
     assert other.step.bringing is Level.SOFT, "lag comes first"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from k2.catalogue import topic_specs
 from k2.codecs import Codecs
 from k2.degradation.ledger import LogPlace
 from k2.degradation.levels import Level
+from k2.errors import LogError
 from k2.lake.vector import Place
 from k2.testing.clock import ManualClock
 from tests.steps.parts import TRADES, Record, ids_stored, settings_in, stored
@@ -139,6 +140,54 @@ async def test_a_crash_while_it_is_brought_brings_nothing_twice(
     assert by_symbol(ids_stored(made.lake)) == by_symbol(market(1, 30))
     assert len(ids_stored(made.lake)) == 30 * len(SYMBOLS)
     assert made.shed.pending() == {}
+
+
+async def test_no_position_passes_what_the_ledger_could_not_keep(
+    made: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log may take the small position and refuse the entries it is after: on a full disk."""
+    made.level = Level.GRACEFUL
+    store, tp = made.ledger.store, TP(TRADES.validated, 0)
+
+    async def full(tp: TP, entries: Sequence[tuple[bytes, bytes | None]]) -> None:
+        await store(tp, [entry for entry in entries if entry[0] == b"position"])
+        if [entry for entry in entries if entry[0] != b"position"]:
+            raise LogError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(made.ledger, "store", full)
+        await made.publish(*market(1, 10))
+        with pytest.raises(LogError):
+            await made.settle()
+    assert b"position" not in made.ledger.load(tp)
+    await made.crash()
+    await made.start()
+    await made.settle()
+    assert made.shed.pending() == {3: 30}
+    made.level = Level.NORMAL
+    await made.settle()
+    assert by_symbol(ids_stored(made.lake)) == by_symbol(market(1, 10))
+
+
+async def test_entries_not_known_to_be_there_are_written_again(
+    made: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.level = Level.GRACEFUL
+
+    async def cut_short(*_: object) -> None:
+        raise TimeoutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(made.ledger, "store", cut_short)
+        await made.publish(*market(1, 10))
+        with pytest.raises(TimeoutError):
+            await made.settle()
+    await made.publish(*market(11, 10))
+    await made.settle()
+    await made.crash()
+    await made.start()
+    await made.settle()
+    assert made.shed.pending() == {3: 60}
 
 
 async def test_a_level_that_rises_again_interrupts_what_is_brought(

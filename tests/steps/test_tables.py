@@ -11,6 +11,7 @@ from typing import Any
 
 import faust
 import pytest
+from aiokafka.errors import OutOfOrderSequenceNumber
 from faust.types import TP
 from structlog.testing import capture_logs
 
@@ -102,6 +103,7 @@ async def test_what_the_log_refused_is_written_again_and_no_failure_is_lost(
     few: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost: list[dict[str, Any]] = []
+    broken: list[BaseException] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(context))
     written = PartitionLog.append
 
@@ -109,7 +111,7 @@ async def test_what_the_log_refused_is_written_again_and_no_failure_is_lost(
         raise LogError("the disk is full")
 
     async with recovered(few, degradation_table) as table:
-        shared = SharedTable(table)
+        shared = SharedTable(table, broken.append)
         shared["workers"] = {"by": "w1"}
         await table.app.producer.flush()
         with capture_logs() as logs:
@@ -131,8 +133,83 @@ async def test_what_the_log_refused_is_written_again_and_no_failure_is_lost(
         tp = TP(table.changelog_topic.get_topic_name(), 0)
         assert (await table.app.transport.bounds([tp]))[tp][1] == 2, "sent again, and once"
     async with recovered(few, degradation_table) as table:
-        shared = SharedTable(table)
+        shared = SharedTable(table, broken.append)
         assert (shared.get("level"), shared.get("workers")) == ({"number": 2}, {"by": "w1"})
         assert shared.get("history") is None
     gc.collect()
-    assert lost == []
+    assert lost == broken == []
+
+
+class Changelog:
+    """A global table whose log answers when it is told to."""
+
+    name = "degradation"
+
+    def __init__(self) -> None:
+        self.data: dict[str, Any] = {}
+        self.sent: list[tuple[Any, asyncio.Future[Any]]] = []
+
+    def send_changelog(self, partition: int, key: str, value: Any) -> asyncio.Future[Any]:
+        assert partition == 0
+        self.sent.append((value, asyncio.get_running_loop().create_future()))
+        return self.sent[-1][1]
+
+    async def answer(self, at: int, exc: Exception | None = None) -> None:
+        future = self.sent[at][1]
+        future.set_result(None) if exc is None else future.set_exception(exc)
+        await asyncio.sleep(0)
+
+    @property
+    def values(self) -> list[Any]:
+        return [value for value, _ in self.sent]
+
+
+async def test_an_older_entry_read_back_is_not_taken_for_the_one_that_waits() -> None:
+    table = Changelog()
+    shared = SharedTable(table, lambda _: None)
+    shared["level"] = "first"
+    shared["level"] = "second"
+    await table.answer(0)
+    await table.answer(1, LogError("the disk is full"))
+    table.data["level"] = "first"  # from the changelog
+    assert shared.get("level") == "second"
+    shared.resend()
+    shared.resend()
+    assert table.values == ["first", "second", "second"]
+    await table.answer(2)
+    assert shared.get("level") == table.data["level"] == "second"
+    shared.resend()
+    assert len(table.sent) == 3
+
+
+async def test_a_newer_entry_goes_before_one_that_was_refused() -> None:
+    table = Changelog()
+    shared = SharedTable(table, lambda _: None)
+    shared["override"] = {"level": "SOFT"}
+    shared["override"] = None
+    await table.answer(0, LogError("the disk is full"))
+    shared.resend()
+    assert table.values == [{"level": "SOFT"}, None]
+    await table.answer(1)
+    assert table.data == {"override": None}
+
+
+async def test_what_another_has_to_write_is_forgotten() -> None:
+    table = Changelog()
+    shared = SharedTable(table, lambda _: None)
+    table.data["level"] = "theirs"
+    shared["level"], shared["workers"] = "mine", "mine"
+    await table.answer(0, LogError("the disk is full"))
+    shared.forget()
+    await table.answer(1)
+    shared.resend()
+    assert (shared.get("level"), shared.get("workers")) == ("theirs", None)
+    assert len(table.sent) == 2
+
+
+async def test_a_log_that_takes_nothing_more_is_told_of() -> None:
+    table, broken = Changelog(), []
+    shared = SharedTable(table, broken.append)
+    shared["level"] = 1
+    await table.answer(0, error := OutOfOrderSequenceNumber())
+    assert broken == [error]

@@ -15,6 +15,7 @@ from k2.clock import SYSTEM_CLOCK
 from k2.lake.tables import QUOTES
 from k2.settings import Degradation
 from k2.steps.control import ControlStep
+from k2.testing.shared import SharedEntries
 from k2.web.api import build_api
 from k2.web.context import ApiContext, Check, RequestDone
 from k2.web.keys import KeyRing
@@ -50,10 +51,12 @@ async def running(path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     platform = Platform(path, monkeypatch)
     made = Api(platform, client=None)  # type: ignore[arg-type]
 
-    async def send(*, value: dict[str, Any]) -> None:
+    async def send(*, value: dict[str, Any], within_s: float = 0.0) -> None:
         control.judge(value)  # one worker that owns the control partition
 
-    control = ControlStep(Degradation(_env_file=None), {}, send, lambda: 0, SYSTEM_CLOCK, "w1")
+    control = ControlStep(
+        Degradation(_env_file=None), SharedEntries(), send, lambda: 0, SYSTEM_CLOCK, "w1"
+    )
     context = ApiContext(
         queries=platform.engine,
         keys=KeyRing.single("right"),

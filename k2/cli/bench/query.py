@@ -20,7 +20,7 @@ from typing import Any, Final
 import aiohttp
 import click
 
-from k2.cli.bench.machine import machine
+from k2.cli.bench.machine import additions_ms, machine
 from k2.cli.bench.query_lake import NEXT_ID, Kept
 from k2.cli.bench.query_load import KINDS, MANY, Client, Kind, Questions, Seen
 from k2.cli.demo.client import ExchangeClient, WorkerClient, free_port
@@ -64,8 +64,7 @@ async def measure(run: Run) -> dict[str, Any]:
     for kind in KINDS if run.cold else ():
         async with _started(run) as client:
             spent = await client.one_by_one(questions.cold(kind), run.requests)
-        found["cold"][kind.name] = spent.figures(kind.bar)
-        _tell(f"cold: {kind.name}", found["cold"][kind.name])
+            found["cold"][kind.name] = _told(f"cold: {kind.name}", spent.figures(kind.bar))
     return found
 
 
@@ -73,9 +72,8 @@ async def _warm(client: Client, questions: Questions, kind: Kind, run: Run) -> d
     urls = questions.warm(kind)
     await client.one_by_one(iter(urls), len(urls))
     again = (questions.chance.choice(urls) for _ in range(run.requests))
-    figures = (await client.one_by_one(again, run.requests)).figures(kind.bar)
-    _tell(f"warm: {kind.name}", figures)
-    return figures
+    spent = await client.one_by_one(again, run.requests)
+    return _told(f"warm: {kind.name}", spent.figures(kind.bar))
 
 
 async def _together(client: Client, questions: Questions, run: Run) -> dict[str, Any]:
@@ -89,18 +87,21 @@ async def _together(client: Client, questions: Questions, run: Run) -> dict[str,
         figures["answers_per_s"] = round(len(spent.ms) / spent.seconds)
         figures["bar_per_s"] = BAR_PER_S
         figures["met"] = figures["answers_per_s"] >= BAR_PER_S and not spent.refused
-        found[name] = {**figures, **(await Seen.now(client.get)).since(before)}
-        _tell(f"{CLIENTS} clients: {name}", found[name])
+        figures |= (await Seen.now(client.get)).since(before)
+        found[name] = _told(f"{CLIENTS} clients: {name}", figures)
     return found
 
 
-def _tell(what: str, figures: dict[str, Any]) -> None:
+def _told(what: str, figures: dict[str, Any]) -> dict[str, Any]:
+    """`figures` with how fast the machine is beside the feed right after, once they are printed."""
+    figures = {**figures, "million_additions_ms": additions_ms()}
     rate = f"  {figures['answers_per_s']} answers/s" if "answers_per_s" in figures else ""
     met = {True: "  met", False: "  MISSED"}.get(figures.get("met", ""), "")
     click.echo(
         f"{what:<40} n={figures['requests']:<6} p50 {figures['p50_ms']:>7} ms  "
-        f"p99 {figures['p99_ms']:>7} ms{rate}{met}"
+        f"p99 {figures['p99_ms']:>7} ms{rate}{met}  ({figures['million_additions_ms']} ms)"
     )
+    return figures
 
 
 @asynccontextmanager
@@ -206,6 +207,8 @@ def query(
     Warm: each question was asked before. Cold: the worker has just been started, the lake's files
     are out of the system's cache, and each request is the first for its symbol and day. The lake
     in --dir is put back before each start, so it can be used again.
+
+    In brackets: how long this machine takes for a million additions right after, beside the feed.
     """
     with tempfile.TemporaryDirectory(prefix="k2-bench-lake-") as temporary:
         lake = Kept.of(directory or Path(temporary) / "lake", rows, symbols, days)

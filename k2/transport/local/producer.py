@@ -196,7 +196,7 @@ class Producer(FaustProducer):
         if lane.task is None and small and self._store.fsync_s:
             try:
                 job.done(self._append(tp, finish(job.builder)))
-            except LogError as exc:
+            except Exception as exc:  # noqa: BLE001 - whoever waits for the job gets it
                 job.failed(exc)
             return
         lane.jobs.append(job)
@@ -210,9 +210,10 @@ class Producer(FaustProducer):
                 job = lane.jobs[0]
                 try:
                     job.done(await asyncio.to_thread(self._encode_and_append, tp, job.builder))
-                except LogError as exc:
+                except Exception as exc:  # noqa: BLE001 - whoever waits for the job gets it
                     job.failed(exc)
-                lane.jobs.popleft()
+                finally:
+                    lane.jobs.popleft()
         finally:
             lane.task = None
 
