@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -40,3 +41,11 @@ def logs_as_they_were() -> Iterator[None]:
     before = structlog.get_config()
     yield
     _configure(**before)
+
+
+@pytest.fixture
+async def lost() -> list[dict[str, Any]]:
+    """What the event loop was told because nobody else took it: exceptions of forgotten futures."""
+    found: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: found.append(context))
+    return found

@@ -68,14 +68,13 @@ class _Position(msgspec.Struct, array_like=True):
 class _Lane:
     """One partition of one validated topic.
 
-    `stored_to`: the position last sent to the table; `durable`: the one known to be there.
+    `durable`: the position known to be in the table.
     """
 
     ledger: Ledger
     cover: CoverReader
     next_offset: int
     written: dict[bytes, bytes | None] = field(default_factory=dict)
-    stored_to: int = 0
     stored_s: float = 0.0
     durable: int = 0
 
@@ -116,7 +115,7 @@ class ShedStep:
             self._tell_lost(ledger)
             cover = CoverReader(tp.topic, tp.partition, dict(position.applied))
             at = position.next_offset
-            self._lanes[tp] = _Lane(ledger, cover, at, stored_to=at, durable=at)
+            self._lanes[tp] = _Lane(ledger, cover, at, durable=at)
             if position.next_offset:
                 found[tp] = position.next_offset
         return found
@@ -153,7 +152,7 @@ class ShedStep:
         """Write what was noted; positions that only moved on, now and then."""
         now_s = self._clock.monotonic_s()
         for tp, lane in list(self._lanes.items()):
-            moved = lane.next_offset > lane.stored_to and now_s - lane.stored_s >= _POSITION_S
+            moved = lane.next_offset > lane.durable and now_s - lane.stored_s >= _POSITION_S
             if lane.written or moved:
                 await self._store(tp, lane)
 
@@ -221,8 +220,7 @@ class ShedStep:
         # The position is taken with the entries noted up to it: later, never ahead of them.
         position = msgspec.msgpack.encode(_Position(lane.next_offset, dict(lane.cover.applied)))
         written, lane.written = lane.written, {}
-        before, to = lane.stored_to, lane.next_offset
-        lane.stored_to, lane.stored_s = to, self._clock.monotonic_s()
+        to, lane.stored_s = lane.next_offset, self._clock.monotonic_s()
         try:
             # Not together: a log may take the one and refuse the others.
             if written:
@@ -231,7 +229,6 @@ class ShedStep:
         except BaseException:
             # Whoever comes next, after a wait cut short, must not pass what may not be there.
             lane.written = written | lane.written
-            lane.stored_to = min(lane.stored_to, before)
             raise
         lane.durable = max(lane.durable, to)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import structlog
 from faust.types import TP
 
-from k2.transport.single import Sent, confirmed, failure, is_for_good
+from k2.transport.single import Sent, confirmed, outcome
 
 log = structlog.get_logger(__name__)
 
@@ -102,9 +102,7 @@ class SharedTable:
         sent.add_done_callback(partial(self._sent, key, write))
 
     def _sent(self, key: str, write: _Write, sent: Sent) -> None:
-        exc = failure(sent)
-        if exc is not None and is_for_good(exc):
-            self._on_broken(exc)
+        exc = outcome(sent, self._on_broken)
         if self._unconfirmed.get(key) is not write:
             return
         if exc is None:

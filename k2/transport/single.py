@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from aiokafka.errors import (
@@ -38,7 +39,7 @@ class Messages:
         or takes no message at all.
         """
         message = self._topic.as_future_message(value=value)
-        message.add_done_callback(self._done)
+        message.add_done_callback(partial(outcome, on_broken=self._on_broken))
         await self._topic.publish_message(message)
         if within_s:
             await self._confirmed(message, within_s)
@@ -56,20 +57,18 @@ class Messages:
         except KafkaError as exc:
             raise LogError(f"{name} did not take a message: {exc!r}", topic=name) from exc
 
-    def _done(self, message: Sent) -> None:
-        exc = failure(message)
-        if exc is not None and is_for_good(exc):
-            self._on_broken(exc)
-
 
 def failure(sent: Sent) -> BaseException | None:
     """What became of a message that is done: None, or why the log refused it."""
     return None if sent.cancelled() else sent.exception()
 
 
-def is_for_good(exc: BaseException) -> bool:
-    """True when the log takes nothing more from this producer: only a new one mends that."""
-    return isinstance(exc, _FOR_GOOD)
+def outcome(sent: Sent, on_broken: Callable[[BaseException], None]) -> BaseException | None:
+    """The same; `on_broken` is told when only a new producer could mend it."""
+    exc = failure(sent)
+    if isinstance(exc, _FOR_GOOD):
+        on_broken(exc)
+    return exc
 
 
 async def confirmed(producer: Any, sent: Sequence[Sent]) -> None:

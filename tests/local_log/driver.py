@@ -5,7 +5,9 @@ import uuid
 
 import faust
 
+from k2.errors import LogError
 from k2.settings import Kafka
+from k2.transport.local.partition import PartitionLog
 from k2.transport.registry import registry
 from tests.transport.drivers import KafkaDriver
 
@@ -45,3 +47,12 @@ class LocalDriver(KafkaDriver):
         log = app.transport.store(self).partition(tp.topic, tp.partition)
         await asyncio.to_thread(log.delete_below, offset)
         app.transport.release(self)
+
+
+def fill_disk(patch):
+    """From now on the embedded log takes nothing more, until `patch` is undone."""
+
+    def append(log, batch):
+        raise LogError("the disk is full")
+
+    patch.setattr(PartitionLog, "append", append)

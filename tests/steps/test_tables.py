@@ -18,10 +18,10 @@ from structlog.testing import capture_logs
 from k2.errors import LogError
 from k2.settings import Settings
 from k2.steps.tables import FaustCheckpoints, SharedTable
-from k2.transport.local.partition import PartitionLog
 from k2.transport.registry import registry
 from tables.continuity import continuity_table
 from tables.degradation import degradation_table
+from tests.local_log.driver import fill_disk
 from tests.steps.parts import QUOTES, TRADES, settings_in
 from tests.transport.drivers import running
 
@@ -100,22 +100,15 @@ async def test_entries_go_to_the_changelog_partition_of_their_own(few: Settings)
 
 
 async def test_what_the_log_refused_is_written_again_and_no_failure_is_lost(
-    few: Settings, monkeypatch: pytest.MonkeyPatch
+    few: Settings, lost: list[dict[str, Any]]
 ) -> None:
-    lost: list[dict[str, Any]] = []
     broken: list[BaseException] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(context))
-    written = PartitionLog.append
-
-    def full(log: PartitionLog, batch: bytearray) -> int:
-        raise LogError("the disk is full")
-
     async with recovered(few, degradation_table) as table:
         shared = SharedTable(table, broken.append)
         shared["workers"] = {"by": "w1"}
         await table.app.producer.flush()
-        with capture_logs() as logs:
-            monkeypatch.setattr(PartitionLog, "append", full)
+        with capture_logs() as logs, pytest.MonkeyPatch.context() as patch:
+            fill_disk(patch)
             for number in (1, 2):
                 shared["level"] = {"number": number}
                 await table.app.producer.flush()
@@ -126,7 +119,6 @@ async def test_what_the_log_refused_is_written_again_and_no_failure_is_lost(
         assert [(entry["key"], entry["error"]) for entry in told] == [
             ("level", "the disk is full")
         ] * 3
-        monkeypatch.setattr(PartitionLog, "append", written)
         shared.resend()
         shared.resend()
         await table.app.producer.flush()

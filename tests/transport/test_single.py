@@ -11,8 +11,8 @@ from aiokafka.errors import OutOfOrderSequenceNumber
 from structlog.testing import capture_logs
 
 from k2.errors import LogError
-from k2.transport.local.partition import PartitionLog
 from k2.transport.single import Messages, confirmed
+from tests.local_log.driver import fill_disk
 from tests.transport.drivers import PATIENCE_S, Collector, running
 
 
@@ -21,21 +21,9 @@ def fail(exc: BaseException) -> None:
 
 
 @pytest.fixture
-async def lost() -> list[dict[str, Any]]:
-    """Exceptions that nobody took."""
-    found: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: found.append(context))
-    return found
-
-
-@pytest.fixture
 def full(monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk of the embedded log."""
-
-    def append(log: PartitionLog, batch: bytearray) -> int:
-        raise LogError("the disk is full")
-
-    monkeypatch.setattr(PartitionLog, "append", append)
+    fill_disk(monkeypatch)
 
 
 async def test_messages_arrive_in_order(driver: Any) -> None:
