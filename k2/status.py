@@ -262,6 +262,7 @@ class StatusBoard:
                 "shed_pending": sum(worker.shed.pending().values()),
                 "shed_brought": worker.shed.brought,
                 "checkpoints": validate.checkpoints,
+                "in_flight": worker.validate.in_flight,
             },
             "sink": {
                 "rows": sum(counts.rows for counts in tables.values()),

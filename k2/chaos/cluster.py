@@ -343,18 +343,32 @@ class Cluster:
     async def drained(self, timeout_s: float) -> None:
         """Everything the log has is in the lake. Raises `ChaosError`."""
         deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            if await self._is_drained():
-                return
+        while waits := await self._waits():
+            if time.monotonic() >= deadline:
+                raise ChaosError(f"not drained within {timeout_s:.0f} s: {waits}")
             await asyncio.sleep(0.5)
-        raise ChaosError(f"not drained within {timeout_s:.0f} s")
 
-    async def _is_drained(self) -> bool:
+    async def _waits(self) -> str:
+        """Which worker is not drained, and what it says of itself; empty: all are."""
         for worker in self.workers:
             try:
                 async with asyncio.timeout(5.0):
-                    if not (await self.client(worker).status())["drained"]:
-                        return False
-            except (aiohttp.ClientError, TimeoutError):
-                return False
-        return True
+                    status = await self.client(worker).status()
+            except (aiohttp.ClientError, TimeoutError) as exc:
+                return f"{worker.name} does not answer ({exc!r}): {worker.log_tail()}"
+            if not status["drained"]:
+                return f"{worker.name}: {_unfinished(status)}; its log ends: {worker.log_tail()}"
+        return ""
+
+
+def _unfinished(status: dict[str, Any]) -> dict[str, Any]:
+    """What of a worker's status may keep it from being drained."""
+    source, validate, sink = status["source"], status["validate"], status["sink"]
+    return {
+        "ready": status["ready"],
+        "lag": status["lag"],
+        "queued": source["queued"],
+        "in_flight": (source["in_flight"], validate["in_flight"]),
+        "pending_rows": sink["pending_rows"],
+        "shed_pending": validate["shed_pending"],
+    }

@@ -18,6 +18,7 @@ from k2.settings import Kafka
 from k2.stopping import FLUSH_S
 from k2.transport.batch import OutBatch
 from k2.transport.encode import Lz4BatchBuilder
+from k2.transport.fail_stop import FailStop
 from k2.transport.registry import registry
 from k2.transport.security import aiokafka_options
 
@@ -61,13 +62,17 @@ class Producer(AiokafkaProducer):
     """Faust's producer, idempotent, plus `send_batch`.
 
     Guarantee: per partition, batches are appended in the order `send_batch` was called, each whole
-    and once, also when the broker fails and comes back. Plain `send` goes on working beside it.
+    and once, also when the broker fails and comes back; after one that was refused, none is. Plain
+    `send` goes on working beside it.
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._locks: defaultdict[TP, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._sending: set[asyncio.Task[int]] = set()
+        self._fail_stop = FailStop()
+        #: Where the broker has a batch of this producer, whose number the next one must follow.
+        self._known: set[TP] = set()
 
     @property
     def _kafka(self) -> Kafka:
@@ -95,7 +100,7 @@ class Producer(AiokafkaProducer):
         It is encoded before this returns, so the caller may reuse its lists. The base offset is
         -1 in the rare case that a retry was recognised by the broker but its place forgotten.
         Raises `LogError` at once for a batch that does not fit, and from the awaitable when the
-        log refuses it.
+        log refuses it, or refused one before it.
         """
         check_batch(batch)
         builder = self._new_builder()
@@ -136,9 +141,19 @@ class Producer(AiokafkaProducer):
             # The lock is fair and tasks start in the order they were made, so batches queue up in
             # the order of calls; aiokafka alone lets a later one slip into a slot just freed.
             async with self._locks[tp]:
+                self._fail_stop.check(tp)
                 future = await self._enqueue(tp, builder)
+                if tp not in self._known:
+                    # By its number a broker refuses what follows a refused batch; where it has none
+                    # of ours yet it would take any, so the first one goes alone.
+                    await asyncio.shield(future)
+                    self._known.add(tp)
             metadata = await future
+        except LogError as exc:
+            self._fail_stop.note(tp, exc)
+            raise
         except KafkaError as exc:
+            self._fail_stop.note(tp, exc)
             raise LogError(
                 f"{tp.topic}[{tp.partition}] did not take a batch: {exc!r}",
                 topic=tp.topic,

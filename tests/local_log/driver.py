@@ -42,6 +42,11 @@ class LocalDriver(KafkaDriver):
         spec["config"] = {"segment.bytes": "1", **spec.get("config", {})}
         return await super().topic(partitions, **spec)
 
+    async def small_topic(self, patch):
+        """As a disk with little room left."""
+        fill_disk(patch, above=1_000)
+        return await self.topic()
+
     async def delete_below(self, tp, offset):
         app = await self.writer()
         log = app.transport.store(self).partition(tp.topic, tp.partition)
@@ -49,10 +54,14 @@ class LocalDriver(KafkaDriver):
         app.transport.release(self)
 
 
-def fill_disk(patch):
-    """From now on the embedded log takes nothing more, until `patch` is undone."""
+def fill_disk(patch, above=0):
+    """From now on the embedded log takes no more than `above` bytes at once, until `patch` is
+    undone."""
+    append_to_disk = PartitionLog.append
 
     def append(log, batch):
-        raise LogError("the disk is full")
+        if len(batch) > above:
+            raise LogError("the disk is full")
+        return append_to_disk(log, batch)
 
     patch.setattr(PartitionLog, "append", append)

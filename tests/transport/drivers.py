@@ -54,6 +54,10 @@ class KafkaDriver:
         await app.transport.ensure_topics([TopicSpec(name, partitions, **spec)])
         return name
 
+    async def small_topic(self, _patch):
+        """A new topic that refuses a record batch above 1,000 bytes and takes smaller ones."""
+        return await self.topic(config={"max.message.bytes": "1000"})
+
     async def writer(self):
         """An app that only produces."""
         if self._writer is None:
@@ -81,6 +85,7 @@ class KafkaDriver:
         if self._writer is not None:
             await self._writer.producer.stop()
             await self._writer.transport.close()
+            self._writer = None
 
 
 @contextlib.asynccontextmanager

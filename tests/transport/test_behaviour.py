@@ -4,6 +4,7 @@ import asyncio
 import random
 
 import pytest
+from faust.exceptions import NotReady
 from faust.types import TP
 from structlog.testing import capture_logs
 
@@ -412,6 +413,36 @@ async def test_batches_sent_at_once_are_whole_and_in_order(driver):
         for row, headers in batch.headers.items()
     }
     assert marks == {base: b"%d" % n for n, base in enumerate(bases)}
+
+
+@pytest.mark.parametrize("before", [0, 3])
+async def test_nothing_follows_a_batch_that_was_refused(driver, monkeypatch, before):
+    """Taken, what comes after would hide the loss; a new worker writes both again."""
+    topic = await driver.small_topic(monkeypatch)
+    for n in range(before):
+        await driver.append(topic, [b"%d" % n])
+    writer = await driver.writer()
+    large = random.Random(1).randbytes(5_000)
+    sent = [
+        writer.producer.send_batch(OutBatch(topic, 0, [value], [None]))
+        for value in (large, b"next", b"after")
+    ]
+    found = await asyncio.gather(*sent, return_exceptions=True)
+    assert [type(one) for one in found] == [LogError] * 3
+    with pytest.raises(LogError, match="restart the worker"):
+        await driver.append(topic, [b"later"])
+    await driver.close()
+    assert await driver.append(topic, [b"by a new worker"]) == before
+
+
+async def test_a_producer_that_has_stopped_takes_nothing(driver):
+    topic = await driver.topic()
+    producer = (await driver.writer()).producer
+    await driver.append(topic, [b"x"])
+    await driver.close()
+    with pytest.raises((LogError, NotReady), match=r"has stopped|not yet started"):
+        await producer.send_batch(OutBatch(topic, 0, [b"late"], [None]))
+    assert await driver.append(topic, [b"y"]) == 1
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from faust.types import TP, RecordMetadata
 
 from k2.errors import ConfigError, LogError
 from k2.transport.batch import OutBatch
+from k2.transport.fail_stop import FailStop
 from k2.transport.local.consumer import choose_partition
 from k2.transport.local.format import Builder, finish, new_builder, payload_bytes
 from k2.transport.local.partition import PartitionLog
@@ -29,11 +30,15 @@ Done = Callable[[int], None]
 
 @dataclass(slots=True)
 class _Job:
-    """A filled builder on its way to the log; `done` gets its base offset, `failed` the error."""
+    """A filled builder on its way to the log; `done` gets its base offset, `failed` the error.
+
+    `whole`: a batch of `send_batch`, which nothing may follow that the log refused.
+    """
 
     builder: Builder
     done: Done
     failed: Callable[[BaseException], None]
+    whole: bool = False
 
 
 @dataclass(slots=True)
@@ -57,17 +62,22 @@ class Producer(FaustProducer):
     """Producer of the transport `local://`.
 
     Guarantee: per partition, appends happen in the order of calls; a batch is in the log whole or
-    not at all, and when its awaitable returns, consumers see it. Messages sent one by one in one
-    turn of the event loop share a record batch.
+    not at all, and when its awaitable returns, consumers see it; after one the log refused, it gets
+    no other. Messages sent one by one in one turn of the event loop share a record batch.
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._lanes: defaultdict[TP, _Lane] = defaultdict(_Lane)
         self._gathering: dict[TP, _Gathering] = {}
+        self._fail_stop = FailStop()
+        self._released = False
 
     @property
     def _store(self) -> LogStore:
+        if self._released:
+            # Asking would open the log again, behind the back of who starts next.
+            raise LogError(f"the producer of {self.transport.directory} has stopped")
         store: LogStore = self.transport.store(self)
         return store
 
@@ -78,6 +88,7 @@ class Producer(FaustProducer):
                 "processing_guarantee='exactly_once' needs Kafka; the embedded log has no "
                 "transactions, and K2's steps are idempotent without them"
             )
+        self._released = False
         await asyncio.to_thread(lambda: self._store)
         await super().on_start()
 
@@ -85,6 +96,7 @@ class Producer(FaustProducer):
         """Append what is still on its way, then let go of the log."""
         await super().on_stop()
         await self._drain()
+        self._released = True
         await asyncio.to_thread(self.transport.release, self)
 
     # --- whole batches ------------------------------------------------------------------------
@@ -94,7 +106,7 @@ class Producer(FaustProducer):
 
         Its records are taken before this returns, so the caller may reuse its lists. Raises
         `LogError` at once for a batch that does not fit or a partition that does not exist, and
-        from the awaitable when the log refuses it.
+        from the awaitable when the log refuses it, or refused one before it.
         """
         check_batch(batch)
         tp = TP(batch.topic, batch.partition)
@@ -116,7 +128,7 @@ class Producer(FaustProducer):
             )
         self._close_gathering(tp)
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._submit(tp, _Job(builder, _result(future), _failure(future)))
+        self._submit(tp, _Job(builder, _result(future), _failure(future), whole=True))
         return future
 
     # --- single messages ----------------------------------------------------------------------
@@ -195,9 +207,10 @@ class Producer(FaustProducer):
         small = job.builder.size() <= _INLINE_BYTES
         if lane.task is None and small and self._store.fsync_s:
             try:
+                self._check(tp, job)
                 job.done(self._append(tp, finish(job.builder)))
             except Exception as exc:  # noqa: BLE001 - whoever waits for the job gets it
-                job.failed(exc)
+                self._fail(tp, job, exc)
             return
         lane.jobs.append(job)
         if lane.task is None:
@@ -209,13 +222,23 @@ class Producer(FaustProducer):
             while lane.jobs:
                 job = lane.jobs[0]
                 try:
+                    self._check(tp, job)
                     job.done(await asyncio.to_thread(self._encode_and_append, tp, job.builder))
                 except Exception as exc:  # noqa: BLE001 - whoever waits for the job gets it
-                    job.failed(exc)
+                    self._fail(tp, job, exc)
                 finally:
                     lane.jobs.popleft()
         finally:
             lane.task = None
+
+    def _check(self, tp: TP, job: _Job) -> None:
+        if job.whole:
+            self._fail_stop.check(tp)
+
+    def _fail(self, tp: TP, job: _Job, exc: Exception) -> None:
+        if job.whole:
+            self._fail_stop.note(tp, exc)
+        job.failed(exc)
 
     def _encode_and_append(self, tp: TP, builder: Builder) -> int:
         return self._append(tp, finish(builder))
