@@ -235,7 +235,8 @@ async def test_retention_overtaking_a_consumer_of_batches_stops_the_worker(tmp_p
         assert isinstance(one.app._crash_reason, RetentionGapError)
 
 
-async def test_a_send_that_the_disk_refuses_fails_and_the_next_works(tmp_path):
+@pytest.mark.parametrize("size", [10, 200_000])
+async def test_what_the_disk_refuses_fails_and_nothing_of_it_is_there(tmp_path, size):
     class Full(Files):
         full = False
 
@@ -249,18 +250,18 @@ async def test_a_send_that_the_disk_refuses_fails_and_the_next_works(tmp_path):
     one = await Counting(tmp_path).topics()
     async with running(one.app):
         producer = one.app.producer
-        for size in (10, 200_000):
-            files.full = True
-            big = producer.send_batch(OutBatch("batches", 0, [bytes(size)], [None]))
-            small = await producer.send("batches", None, b"x", 0, None, None)
+        files.full = True
+        big = producer.send_batch(OutBatch("batches", 0, [bytes(size)], [None]))
+        small = await producer.send("batches", None, b"x", 0, None, None)
+        for sent in (big, small):
             with pytest.raises(LogError, match="No space left on device"):
-                await big
-            with pytest.raises(LogError, match="No space left on device"):
-                await small
-            files.full = False
-            await producer.send_batch(OutBatch("batches", 0, [b"after"], [None]))
-        await until(lambda: len(one.batches) == 2)
-        assert [batch.values for batch in one.batches] == [[b"after"], [b"after"]]
+                await sent
+        files.full = False
+        with pytest.raises(LogError, match="restart the worker"):
+            await producer.send_batch(OutBatch("batches", 0, [b"behind a hole"], [None]))
+        await producer.send_and_wait("batches", None, b"after", 0, None, None)
+        await until(lambda: len(one.batches) == 1)
+        assert [batch.values for batch in one.batches] == [[b"after"]]
     shared.release(held)
 
 
