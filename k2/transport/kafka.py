@@ -127,6 +127,13 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         except (asyncio.CancelledError, TimeoutError, KafkaError) as exc:
             log.warning("consumer_not_closed", error=repr(exc))
 
+    async def _gather_remaining_tasks(self) -> None:
+        """The last that runs in the thread. What a crash left at work, a commit say, connects once
+        more after aiokafka has closed everything."""
+        await super()._gather_remaining_tasks()
+        if self._consumer is not None:
+            await self._consumer._client.close()
+
     def _stopped_set(self) -> None:
         if self.thread_loop.is_closed():
             self._stopped.set()  # after a crash there is no loop left to do it in

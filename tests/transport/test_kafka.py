@@ -86,6 +86,26 @@ async def test_a_moved_partition_starts_where_its_new_owner_says(driver):
     assert one.offsets(1 - moved)[100:130] == list(range(70, 100))
 
 
+async def test_what_connects_once_more_during_a_stop_is_closed_too(driver, monkeypatch):
+    """As a commit does that a crash found at work; aiokafka has closed everything by then."""
+    topic = await driver.topic()
+    collector = Collector(driver, topic)
+    async with running(collector.app):
+        await collector.until(collector.app.consumer.assignment)
+        thread = collector.app.consumer._thread
+        client = thread._consumer._client
+        stop, late = thread.on_thread_stop, []
+
+        async def on_thread_stop():
+            await stop()
+            await client.fetch_all_metadata()
+            late.extend(client._conns.values())
+
+        monkeypatch.setattr(thread, "on_thread_stop", on_thread_stop)
+    assert late
+    assert not any(connection.connected() for connection in late)
+
+
 async def test_markers_of_transactions_are_counted_but_not_delivered(driver):
     topic = await driver.topic()
     producer = AIOKafkaProducer(
