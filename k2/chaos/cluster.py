@@ -368,7 +368,8 @@ def _unfinished(status: dict[str, Any]) -> dict[str, Any]:
         "ready": status["ready"],
         "lag": status["lag"],
         "queued": source["queued"],
-        "in_flight": (source["in_flight"], validate["in_flight"]),
+        "source_in_flight": source["in_flight"],
+        "validate_in_flight": validate["in_flight"],
         "pending_rows": sink["pending_rows"],
         "shed_pending": validate["shed_pending"],
     }

@@ -23,7 +23,10 @@ _ERRORS: Final = ("LogError", "cancelled")
 
 
 class BatchProducer(Protocol):
-    """The producer of either transport driver."""
+    """The producer of either transport driver.
+
+    Guarantee: per partition in the order of calls; after one that was refused, none is taken.
+    """
 
     def send_batch(self, batch: OutBatch) -> asyncio.Future[int]:
         """Queue a batch; the future gives its base offset once it is acknowledged."""

@@ -261,6 +261,11 @@ class SourceStep:
         _forget(running)
         log.info("session_stopped", session=running.spec.key)
 
+    def _answered(self, sent: asyncio.Future[int]) -> None:
+        """A refusal ends the worker at once: the next frame of a quiet session may be long."""
+        if (error := failure(sent)) is not None:
+            self._on_error(error)
+
     def _observe(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._on_error(error)
@@ -318,8 +323,7 @@ class SourceStep:
         refused = [*mapped.refused, *running.session.take_refused()]
         sent |= self._refuse(feed, refused)
         for future in sent:
-            # The first that fails stops the worker; nobody asks the others.
-            future.add_done_callback(failure)
+            future.add_done_callback(self._answered)
         running.pending |= {future: len(frames) / len(sent) for future in sent}
         running.in_hand = 0
         self._count(running, mapped, len(frames))

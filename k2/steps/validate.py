@@ -192,6 +192,7 @@ class ValidateStep:
 
     async def _take(self, lane: _Lane, batch: LogBatch) -> None:
         async with lane.judging:
+            _check_whole(TP(batch.topic, batch.partition), lane)
             lane.broken = True
             with TRACING.span(
                 "k2.validate", contexts_of(batch), topic=batch.topic, records=len(batch)
@@ -275,14 +276,7 @@ class ValidateStep:
     ) -> tuple[list[Entry], int, tuple[asyncio.Future[int], ...]] | None:
         """State and position taken in one step, and the outputs they rest on; None: nothing new."""
         async with lane.judging:
-            if lane.broken:
-                raise LogError(
-                    f"{tp.topic}[{tp.partition}]: the outputs of a batch were not all handed on, "
-                    "so its state must not be stored; restart the worker, which goes on from the "
-                    "checkpoint before it",
-                    topic=tp.topic,
-                    partition=tp.partition,
-                )
+            _check_whole(tp, lane)
             if not lane.dirty:
                 return None
             stored_through = self._factory.stored_through(tp)
@@ -333,6 +327,17 @@ class ValidateStep:
         for shed in outcome.shed:
             counts.shed += shed.count
             metrics.MESSAGES_SHED.labels(str(shed.tier), "degradation").inc(shed.count)
+
+
+def _check_whole(tp: TP, lane: _Lane) -> None:
+    if lane.broken:
+        raise LogError(
+            f"{tp.topic}[{tp.partition}]: the outputs of a batch were not all handed on: none may "
+            "follow them, and its state must not be stored; restart the worker, which goes on from "
+            "the checkpoint before it",
+            topic=tp.topic,
+            partition=tp.partition,
+        )
 
 
 def _named(batch: LogBatch) -> str:

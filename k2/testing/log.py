@@ -57,7 +57,7 @@ class MemoryLog:
         self._held.popleft()[0].set_exception(error)
 
     def refuse(self, error: BaseException | None) -> None:
-        """Answer every batch from now on with `error`; None: take them again."""
+        """Answer every batch from now on with `error`; None: take them again, of a new producer."""
         self._refusal = error
 
     @property

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from faust.types import TP
 
 from k2.errors import LogError
+
+E = TypeVar("E", bound=BaseException)
 
 
 class FailStop:
@@ -17,19 +21,24 @@ class FailStop:
     """
 
     def __init__(self) -> None:
-        self._refused: dict[TP, Exception] = {}
+        self._refused: dict[TP, BaseException] = {}
 
     def check(self, tp: TP) -> None:
         """Raises `LogError` when the partition refused a batch before."""
         first = self._refused.get(tp)
         if first is not None:
             raise LogError(
-                f"{tp.topic}[{tp.partition}] takes no more batches of this worker, for it did not "
-                f"take an earlier one ({first}); restart the worker: it writes both again",
+                f"{tp.topic}[{tp.partition}] gets no batch after one it did not take ({first}); "
+                "mend what that says and start again: validation writes both anew",
                 topic=tp.topic,
                 partition=tp.partition,
             ) from first
 
-    def note(self, tp: TP, exc: Exception) -> None:
-        """A batch was refused; the first reason stays."""
+    def note(self, tp: TP, exc: BaseException) -> None:
+        """A batch was refused, or never got there; the first reason stays."""
         self._refused.setdefault(tp, exc)
+
+    def noted(self, tp: TP, exc: E) -> E:
+        """`exc`, to be raised, once it is noted."""
+        self.note(tp, exc)
+        return exc

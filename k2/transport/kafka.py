@@ -8,7 +8,7 @@ with an error instead of reading on elsewhere.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -121,18 +121,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """Close the consumer. With the broker away aiokafka ends that with `CancelledError`; raised
         here, the thread would end without saying so and a stop would wait for it a minute.
         """
-        try:
-            async with asyncio.timeout(CLOSE_S):
-                await super().on_thread_stop()
-        except (asyncio.CancelledError, TimeoutError, KafkaError) as exc:
-            log.warning("consumer_not_closed", error=repr(exc))
+        await _in_time(super().on_thread_stop())
 
     async def _gather_remaining_tasks(self) -> None:
         """The last that runs in the thread. What a crash left at work, a commit say, connects once
         more after aiokafka has closed everything."""
         await super()._gather_remaining_tasks()
         if self._consumer is not None:
-            await self._consumer._client.close()
+            await _in_time(self._consumer._client.close())
 
     def _stopped_set(self) -> None:
         if self.thread_loop.is_closed():
@@ -217,6 +213,18 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         fetcher = getattr(self._consumer, "_fetcher", None)
         if fetcher is not None:
             wake(fetcher)
+
+
+async def _in_time(closing: Awaitable[None]) -> None:
+    """Wait for what closes a consumer, but not for ever: the worker's loop stands still meanwhile.
+
+    What aiokafka gives up it ends with `CancelledError`.
+    """
+    try:
+        async with asyncio.timeout(CLOSE_S):
+            await closing
+    except (asyncio.CancelledError, TimeoutError, KafkaError) as exc:
+        log.warning("consumer_not_closed", error=repr(exc))
 
 
 def _was_cancelled(promise: asyncio.Future[Any]) -> bool:

@@ -21,8 +21,13 @@ from k2.transport.encode import Lz4BatchBuilder
 from k2.transport.fail_stop import FailStop
 from k2.transport.registry import registry
 from k2.transport.security import aiokafka_options
+from k2.transport.single import failure
 
 log = structlog.get_logger(__name__)
+
+#: So long after the last batch it took a broker may have forgotten this producer: it does after a
+#: day (`producer.id.expiration.ms`), or when retention deletes that batch.
+_REMEMBERED_S = 60.0
 
 
 def check_batch(batch: OutBatch) -> None:
@@ -41,6 +46,18 @@ def check_batch(batch: OutBatch) -> None:
             f"batch for {place} has {len(batch.values)} values but {len(batch.keys)} keys"
             f"{'' if stamps is None else f' and {len(stamps)} timestamps'}; all need one length"
         )
+
+
+def too_large(batch: OutBatch, limit: int) -> LogError:
+    """The error of a batch above `limit` bytes."""
+    return LogError(
+        f"a batch of {len(batch.values)} records for {batch.topic}[{batch.partition}] is larger "
+        f"than {limit} bytes; send fewer records at once, or raise K2_KAFKA_MAX_BATCH_BYTES",
+        topic=batch.topic,
+        partition=batch.partition,
+        records=len(batch.values),
+        limit=limit,
+    )
 
 
 def fill(builder: Any, batch: OutBatch) -> bool:
@@ -62,8 +79,9 @@ class Producer(AiokafkaProducer):
     """Faust's producer, idempotent, plus `send_batch`.
 
     Guarantee: per partition, batches are appended in the order `send_batch` was called, each whole
-    and once, also when the broker fails and comes back; after one that was refused, none is. Plain
-    `send` goes on working beside it.
+    and once, also when the broker fails and comes back; after one that was refused the partition
+    gets no other. Plain `send` works beside it, until a refusal: by its numbers the broker may then
+    refuse that too.
     """
 
     def __post_init__(self) -> None:
@@ -71,8 +89,8 @@ class Producer(AiokafkaProducer):
         self._locks: defaultdict[TP, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._sending: set[asyncio.Task[int]] = set()
         self._fail_stop = FailStop()
-        #: Where the broker has a batch of this producer, whose number the next one must follow.
-        self._known: set[TP] = set()
+        #: When a partition took its last batch, seconds of the event loop.
+        self._taken_s: dict[TP, float] = {}
 
     @property
     def _kafka(self) -> Kafka:
@@ -94,34 +112,33 @@ class Producer(AiokafkaProducer):
     def _settings_auth(self) -> dict[str, Any]:
         return aiokafka_options(self._kafka)
 
+    async def on_start(self) -> None:
+        """Connect, as a producer the brokers do not know yet."""
+        self._fail_stop, self._taken_s = FailStop(), {}
+        await super().on_start()
+
     def send_batch(self, batch: OutBatch) -> Awaitable[int]:
         """Append `batch` to its partition as one record batch; the result is its base offset.
 
         It is encoded before this returns, so the caller may reuse its lists. The base offset is
         -1 in the rare case that a retry was recognised by the broker but its place forgotten.
         Raises `LogError` at once for a batch that does not fit, and from the awaitable when the
-        log refuses it, or refused one before it.
+        log refuses it, or refused one before it. Cancelling the awaitable takes nothing back.
         """
         check_batch(batch)
+        tp = TP(batch.topic, batch.partition)
         builder = self._new_builder()
         fits = fill(builder._builder, batch)
         builder._relative_offset = len(batch.values)
         builder.close()  # nothing else may join it
         limit = self._kafka.max_batch_bytes
         if not fits or builder.size() > limit:
-            raise LogError(
-                f"a batch of {len(batch.values)} records for {batch.topic}[{batch.partition}] is "
-                f"larger than {limit} bytes; send fewer records at once, or raise "
-                "K2_KAFKA_MAX_BATCH_BYTES",
-                topic=batch.topic,
-                partition=batch.partition,
-                records=len(batch.values),
-                limit=limit,
-            )
-        task = asyncio.ensure_future(self._deliver(TP(batch.topic, batch.partition), builder))
+            raise self._fail_stop.noted(tp, too_large(batch, limit))
+        task = asyncio.ensure_future(self._deliver(tp, builder))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
-        return task
+        task.add_done_callback(failure)
+        return asyncio.shield(task)
 
     async def send(self, topic: str, *args: Any, **options: Any) -> Awaitable[Any]:
         """As Faust's. Raises `LogError` when the log does not take the record."""
@@ -143,23 +160,27 @@ class Producer(AiokafkaProducer):
             async with self._locks[tp]:
                 self._fail_stop.check(tp)
                 future = await self._enqueue(tp, builder)
-                if tp not in self._known:
-                    # By its number a broker refuses what follows a refused batch; where it has none
-                    # of ours yet it would take any, so the first one goes alone.
-                    await asyncio.shield(future)
-                    self._known.add(tp)
+                if not self._is_known(tp):
+                    # By its number a broker refuses what follows a refused batch; one that does not
+                    # know this producer would take any number, so the first batch goes alone.
+                    await future
             metadata = await future
-        except LogError as exc:
+        except BaseException as exc:
             self._fail_stop.note(tp, exc)
-            raise
-        except KafkaError as exc:
-            self._fail_stop.note(tp, exc)
+            if not isinstance(exc, KafkaError):
+                raise
             raise LogError(
                 f"{tp.topic}[{tp.partition}] did not take a batch: {exc!r}",
                 topic=tp.topic,
                 partition=tp.partition,
             ) from exc
+        self._taken_s[tp] = asyncio.get_running_loop().time()
         return -1 if metadata is None else int(metadata.offset)
+
+    def _is_known(self, tp: TP) -> bool:
+        taken_s = self._taken_s.get(tp)
+        now_s = asyncio.get_running_loop().time()
+        return taken_s is not None and now_s - taken_s < _REMEMBERED_S
 
     async def _enqueue(self, tp: TP, builder: Any) -> Awaitable[Any]:
         producer = self._ensure_producer()
@@ -199,3 +220,5 @@ class Producer(AiokafkaProducer):
             log.warning("producer_not_flushed", after_s=FLUSH_S, batches=len(self._sending))
             await producer._sender.close()
             await producer.client.close()
+            for task in self._sending:
+                task.cancel()  # nobody answers them any more

@@ -257,11 +257,31 @@ async def test_what_the_disk_refuses_fails_and_nothing_of_it_is_there(tmp_path, 
             with pytest.raises(LogError, match="No space left on device"):
                 await sent
         files.full = False
-        with pytest.raises(LogError, match="restart the worker"):
+        with pytest.raises(LogError, match="start again"):
             await producer.send_batch(OutBatch("batches", 0, [b"behind a hole"], [None]))
         await producer.send_and_wait("batches", None, b"after", 0, None, None)
         await until(lambda: len(one.batches) == 1)
         assert [batch.values for batch in one.batches] == [[b"after"]]
+    shared.release(held)
+
+
+async def test_a_message_that_comes_as_the_producer_stops_is_in_the_log(tmp_path, monkeypatch):
+    one = await Counting(tmp_path).topics()
+    held = shared.acquire(tmp_path / "log", fsync_s=3_600.0)
+    producer = one.app.producer
+    await producer.start()
+    drain, late = producer._drain, []
+
+    async def drain_and_get_one_more():
+        await drain()
+        if not late:
+            late.append(await producer.send("batches", None, b"late", 0, None, None))
+
+    monkeypatch.setattr(producer, "_drain", drain_and_get_one_more)
+    first = await producer.send("batches", None, b"first", 0, None, None)
+    await producer.stop()
+    assert [(await sent).offset for sent in (first, *late)] == [0, 1]
+    assert held.partition("batches", 0).end_offset == 2
     shared.release(held)
 
 

@@ -429,10 +429,31 @@ async def test_nothing_follows_a_batch_that_was_refused(driver, monkeypatch, bef
     ]
     found = await asyncio.gather(*sent, return_exceptions=True)
     assert [type(one) for one in found] == [LogError] * 3
-    with pytest.raises(LogError, match="restart the worker"):
+    with pytest.raises(LogError, match="start again"):
         await driver.append(topic, [b"later"])
     await driver.close()
     assert await driver.append(topic, [b"by a new worker"]) == before
+
+
+async def test_nothing_follows_a_batch_that_was_too_large_to_send(driver):
+    topic = await driver.topic()
+    producer = (await driver.writer()).producer
+    with pytest.raises(LogError, match="K2_KAFKA_MAX_BATCH_BYTES"):
+        producer.send_batch(OutBatch(topic, 0, [bytes(3_000_000)] * 3, [None] * 3))
+    with pytest.raises(LogError, match="start again"):
+        await driver.append(topic, [b"small"])
+
+
+async def test_who_waits_for_a_batch_may_be_cancelled_the_batch_may_not(driver):
+    topic = await driver.topic()
+    producer = (await driver.writer()).producer
+    sent = [
+        producer.send_batch(OutBatch(topic, 0, [b"%d" % n] * 1_000, [None] * 1_000))
+        for n in range(5)
+    ]
+    for one in sent:
+        one.cancel()
+    assert await driver.append(topic, [b"after"]) == 5_000
 
 
 async def test_a_producer_that_has_stopped_takes_nothing(driver):

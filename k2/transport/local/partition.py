@@ -227,17 +227,24 @@ class PartitionLog:
         self._files.write_at(self._fd, batch, self._segments[-1].size)
         if self._sync_appends:
             self._files.sync(self._fd)
+            if self._new_names:
+                self._files.sync_directory(self.directory)
+                self._new_names = False
 
     def _roll(self) -> None:
         path = Segment.path_of(self.directory, self._end)
         fd = self._files.open_append(path)
-        if self._fd is not None and self._sync_appends:
-            self._files.close(self._fd)
-            self._files.sync_directory(self.directory)
-        elif self._fd is not None:
-            self._closed_fds.append(self._fd)
-        self._fd, self._roll_next, self._new_names = fd, False, True
+        # First of all the new file is the one that appends go to: what fails below must not leave
+        # the number of a closed file, which is soon another partition's.
+        before, self._fd = self._fd, fd
+        self._roll_next, self._new_names = False, True
         self._segments = [*self._segments, Segment(path, 0)]
+        if before is None:
+            return
+        if self._sync_appends:
+            self._files.close(before)
+        else:
+            self._closed_fds.append(before)
 
     def _undo(self) -> None:
         """Cut off what a failed write left; if that fails too, before the next append."""

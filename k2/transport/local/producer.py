@@ -19,7 +19,7 @@ from k2.transport.local.consumer import choose_partition
 from k2.transport.local.format import Builder, finish, new_builder, payload_bytes
 from k2.transport.local.partition import PartitionLog
 from k2.transport.local.store import LogStore
-from k2.transport.producer import check_batch, fill
+from k2.transport.producer import check_batch, fill, too_large
 from k2.transport.registry import registry
 
 #: Up to this size encoding and appending take well below a millisecond and need no thread.
@@ -32,7 +32,7 @@ Done = Callable[[int], None]
 class _Job:
     """A filled builder on its way to the log; `done` gets its base offset, `failed` the error.
 
-    `whole`: a batch of `send_batch`, which nothing may follow that the log refused.
+    `whole`: from `send_batch`; once one was refused, none follows.
     """
 
     builder: Builder
@@ -62,8 +62,9 @@ class Producer(FaustProducer):
     """Producer of the transport `local://`.
 
     Guarantee: per partition, appends happen in the order of calls; a batch is in the log whole or
-    not at all, and when its awaitable returns, consumers see it; after one the log refused, it gets
-    no other. Messages sent one by one in one turn of the event loop share a record batch.
+    not at all, and when its awaitable returns, consumers see it; after one that was refused the
+    partition gets no other of `send_batch`. Messages sent one by one in one turn of the event loop
+    share a record batch, and are taken again as soon as there is room.
     """
 
     def __post_init__(self) -> None:
@@ -88,14 +89,15 @@ class Producer(FaustProducer):
                 "processing_guarantee='exactly_once' needs Kafka; the embedded log has no "
                 "transactions, and K2's steps are idempotent without them"
             )
-        self._released = False
+        self._released, self._fail_stop = False, FailStop()
         await asyncio.to_thread(lambda: self._store)
         await super().on_start()
 
     async def on_stop(self) -> None:
         """Append what is still on its way, then let go of the log."""
         await super().on_stop()
-        await self._drain()
+        while self._gathering or any(lane.task is not None for lane in self._lanes.values()):
+            await self._drain()
         self._released = True
         await asyncio.to_thread(self.transport.release, self)
 
@@ -117,15 +119,7 @@ class Producer(FaustProducer):
         limit = registry(self.app).kafka.max_batch_bytes
         builder = new_builder(self._codec, payload_bytes(batch.values), limit)
         if not fill(builder, batch) or builder.size() > limit:
-            raise LogError(
-                f"a batch of {len(batch.values)} records for {tp.topic}[{tp.partition}] is larger "
-                f"than {limit} bytes; send fewer records at once, or raise "
-                "K2_KAFKA_MAX_BATCH_BYTES",
-                topic=tp.topic,
-                partition=tp.partition,
-                records=len(batch.values),
-                limit=limit,
-            )
+            raise self._fail_stop.noted(tp, too_large(batch, limit))
         self._close_gathering(tp)
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._submit(tp, _Job(builder, _result(future), _failure(future), whole=True))
