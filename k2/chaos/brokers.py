@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import base64
-import uuid
 from pathlib import Path
 
-from k2.dev.cache import run
-from k2.dev.kafka import Kafka
+from k2.dev.kafka import Kafka, new_cluster_id
 from k2.dev.process import ServiceProcess, free_ports, wait_healthy
 
 
@@ -44,10 +41,8 @@ class _Node(Kafka):
             "controller.quorum.fetch.timeout.ms=1000",
         ]
 
-    def _format(self) -> None:
-        tool = ["kafka.tools.StorageTool", "format", "-t", self._cluster]
-        message = "Kafka's storage could not be formatted"
-        run([*self._java(), *tool, "-c", str(self._properties)], message)
+    def _cluster_id(self) -> str:
+        return self._cluster
 
 
 class Broker(ServiceProcess):
@@ -73,7 +68,7 @@ class Brokers:
         names = tuple(Kafka.default_ports)
         ports = [dict(zip(names, free_ports(len(names)), strict=True)) for _ in range(count)]
         voters = ",".join(f"{n}@127.0.0.1:{p['controller']}" for n, p in enumerate(ports, 1))
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+        cluster = new_cluster_id()
         self.nodes = [
             Broker(_Node(directory / f"broker-{n}", p, n, voters, cluster))
             for n, p in enumerate(ports, 1)

@@ -39,6 +39,11 @@ log4j.appender.out.layout.ConversionPattern=%d %p %c %m%n
 """
 
 
+def new_cluster_id() -> str:
+    """A random one, as Kafka's own: 16 bytes in base64."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+
+
 class Kafka(Service):
     """A broker. `secure`: clients come by SASL_SSL (SCRAM-SHA-512), by a certificate of our own."""
 
@@ -93,14 +98,16 @@ class Kafka(Service):
             self._format()
 
     def _format(self) -> None:
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
         # One word with its option: an id may begin with a dash.
-        tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}"]
+        tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={self._cluster_id()}"]
         tool += ["-c", str(self._properties)]
         if self.secure:
             password = kept_secret(self.password_file)
             tool += ["--add-scram", f"{MECHANISM}=[name={USER},password={password}]"]
         run([*self._java(), *tool], "Kafka's storage could not be formatted")
+
+    def _cluster_id(self) -> str:
+        return new_cluster_id()
 
     def _java(self) -> list[str]:
         log4j = (self.directory / "log4j.properties").absolute().as_uri()

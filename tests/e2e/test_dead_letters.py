@@ -59,9 +59,12 @@ async def dlq(stack: Stack, *arguments: str) -> dict[str, Any]:
     return found
 
 
-async def start(stack: Stack) -> None:
+async def start(stack: Stack, **environment: str) -> None:
+    """The exchange reaches the worker: what is injected from here on arrives."""
     simulate = ("simulate", "--symbols", "BTCUSDT", "--rate", "100")
     await stack.start_exchange(*simulate, "--first-id", "1000")
+    await stack.start_worker(**environment)
+    await stack.until("trades flow", lambda s: s["source"]["trades"] > 0)
 
 
 async def refuse_two(stack: Stack) -> None:
@@ -81,8 +84,7 @@ async def test_a_replayed_letter_lands_once_and_a_bad_one_comes_back_with_its_fi
 ) -> None:
     embedded = "K2_KAFKA_BOOTSTRAP_SERVERS" not in log_environment
     async with Stack(tmp_path, log_environment) as stack:
-        await start(stack)
-        await stack.start_worker(**STRICT)
+        await start(stack, **STRICT)
         await refuse_two(stack)
         if embedded:
             status, _, error = await k2(stack, "dlq", "list")
@@ -136,8 +138,7 @@ async def test_too_many_in_a_row_stop_the_worker_and_leave_the_records_in_the_lo
 ) -> None:
     environment = {"K2_BINANCE_SYMBOLS": "BTCUSDT,ETHUSDT", "K2_SINK_INTERVAL_S": "0.5"}
     async with Stack(tmp_path, environment) as stack:
-        await start(stack)
-        await stack.start_worker(K2_VALIDATE_DLQ_MAX_CONSECUTIVE="5", **STRICT)
+        await start(stack, K2_VALIDATE_DLQ_MAX_CONSECUTIVE="5", **STRICT)
         for number in range(12):
             late = trade(t=number + 1, T=_now_ms() + HOUR_MS)
             await stack.fault("raw", hex=late.hex())
