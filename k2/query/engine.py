@@ -31,6 +31,7 @@ from k2.query.lake_table import AsOf
 from k2.query.last_row import LastRow
 from k2.query.latest import last_rows_of, latest, latest_hot, table_of_rows
 from k2.query.measured import measured
+from k2.query.near_rows import NearRows, texts_of
 from k2.query.per_file import PerFile, exchange_symbols, symbols_of
 from k2.query.pool import PoolStats, QueryPool
 from k2.query.prune import bounds_by_view, evaluator
@@ -51,6 +52,8 @@ LatestHot = HotAnswer[tuple[LastRow, ...]]
 
 #: Of hot rows made JSON, per table.
 _TEXT_BYTES: Final = 32 * 1024 * 1024
+#: Of rows of files that are asked for again, per table.
+_NEAR_BYTES: Final = 16 * 1024 * 1024
 #: What is answered on the event loop itself takes it a millisecond or two at most: the newest rows
 #: of a few symbols.
 _INLINE_ROWS: Final = 1_001
@@ -109,6 +112,7 @@ class QueryEngine:
         self._symbols = {name: PerFile(symbols_of) for name in sources}
         self._last_rows = {name: PerFile(last_rows_of) for name in sources}
         self._texts = {name: RowTexts(_TEXT_BYTES) for name in sources}
+        self._near = {name: NearRows(_NEAR_BYTES) for name in sources}
         #: For whoever answers on the event loop.
         self.turns = Turns()
 
@@ -119,6 +123,8 @@ class QueryEngine:
         """Let go of what was made for answers and can be made again."""
         for texts in self._texts.values():
             texts.clear()
+        for near in self._near.values():
+            near.clear()
 
     def close(self) -> None:
         self._pool.close()
@@ -185,7 +191,7 @@ class QueryEngine:
 
         def work(cursor: Cursor) -> Answer:
             pinned = self.pin(table, at)
-            found = find(cursor, pinned, query)
+            found = find(cursor, pinned, query, self._near[table] if at is None else None)
             return answer_of(
                 {table: pinned},
                 found.rows,
@@ -216,10 +222,11 @@ class QueryEngine:
 
         def attempt() -> HotAnswer[HotRows] | None:
             pinned = self.pin(table)
-            found = find_hot(pinned, query)
+            found = find_hot(pinned, query, self._near[table])
             if found is None:
                 return None
-            return hot_answer_of(table, pinned, found, self._texts[table].of, files_read=0)
+            texts = functools.partial(texts_of, hot=self._texts[table])
+            return hot_answer_of(table, pinned, found, texts, files_read=0)
 
         return _at_once("records", attempt)
 

@@ -35,6 +35,10 @@ class HotRows:
     def __len__(self) -> int:
         return len(self.places)
 
+    def with_chunk(self, chunk: Chunk, places: _Ints, query: RecordsQuery) -> HotRows:
+        """The first of these and of the rows at `places` of another chunk, in order."""
+        return _with(self, chunk, places, query)
+
     def slice(self, first: int, count: int) -> HotRows:
         """`count` rows from the `first` on."""
         cut = slice(first, first + count)

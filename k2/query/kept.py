@@ -60,6 +60,12 @@ class KeptAnswers(Generic[T]):
             self._entries.move_to_end(question)
             return entry.answer
 
+    def clear(self) -> None:
+        """Let go of all of them."""
+        with self._lock:
+            self._entries.clear()
+            self._held = 0
+
     def put(self, question: Hashable, read: Footprint, answer: T, nbytes: int) -> None:
         """Keep `answer`, of `nbytes`; one of more than a tenth of all room is not kept."""
         if nbytes > self._max_bytes // 10:

@@ -25,6 +25,7 @@ from k2.query.cold_rows import ColdRows, Looked, Opened
 from k2.query.data_file import RowGroup
 from k2.query.filters import after_key, all_of, key_sql
 from k2.query.hot_rows import HotRows, hot_rows
+from k2.query.near_rows import NearRows
 from k2.query.seam import Pin
 
 #: A read takes files until they have this many rows per row asked for, at most so many files; each
@@ -53,16 +54,21 @@ class Found:
 
 
 def find(
-    cursor: duckdb.DuckDBPyConnection, pinned: Pin[ColdSnapshot], query: RecordsQuery
+    cursor: duckdb.DuckDBPyConnection,
+    pinned: Pin[ColdSnapshot],
+    query: RecordsQuery,
+    near: NearRows | None = None,
 ) -> Found:
-    """The first rows of the union of hot and cold, in a total order.
+    """The first rows of the union of hot and cold, in a total order. `near`: of the table.
 
     At the deadline: what is known so far; raises as DuckDB does when that is nothing.
     """
     snapshot = pinned.snapshot
     best = hot_rows(pinned, query).table(snapshot.columns)
     files = _nearest_first(snapshot.select(query.bounds), query)
-    read, scale, cut_short = 0, 1, False
+    if near is not None and not near.takes(snapshot, query):
+        near = None
+    read, opened, scale, cut_short = 0, 0, 1, False
     while read < len(files):
         edge = _edge(best, query)
         group = _next_group(files[read:], scale, query)
@@ -70,26 +76,40 @@ def find(
         if not wanted:
             break
         try:
-            rows = _cold(cursor, snapshot, wanted, query, edge)
+            rows, count = _part(cursor, snapshot, wanted, query, edge, near)
         except duckdb.InterruptException:
             if not best.num_rows:
                 raise
             cut_short = True
             break
-        # iceberg_scan reads the whole snapshot, whatever files were named.
-        read = len(files) if snapshot.metadata_location else read + len(wanted)
+        read, opened = read + len(wanted), opened + count
+        if snapshot.metadata_location:
+            # iceberg_scan reads the whole snapshot, whatever files were named.
+            read = opened = len(files)
+        near = None  # what is asked for again is in the first files
         scale *= 4
         best = _top([best, rows], query)
-    return Found(best, read, len(snapshot.files), cut_short)
+    return Found(best, opened, len(snapshot.files), cut_short)
 
 
-def find_hot(pinned: Pin[ColdSnapshot], query: RecordsQuery) -> HotRows | None:
-    """The same when hot rows alone can be proven to be the answer, without I/O; else None."""
+def find_hot(pinned: Pin[ColdSnapshot], query: RecordsQuery, near: NearRows) -> HotRows | None:
+    """The same when memory can be proven to have the whole answer, without I/O; else None."""
     found = hot_rows(pinned, query)
+    files = pinned.snapshot.select(query.bounds)
+    edge = int(found.times_us[-1]) if len(found) >= query.limit else None
+    if edge is None or any(_may_change(file, edge, query) for file in files):
+        if not files or not near.takes(pinned.snapshot, query):
+            return None
+        wanted = [f for f in _next_group(files, 1, query) if _may_change(f, edge, query)]
+        known = near.get(query, wanted)
+        if known is None:
+            return None
+        for chunk in known.chunks:
+            found = found.with_chunk(chunk, np.arange(len(chunk.sequences)), query)
+        files = files[len(wanted) :]
     if len(found) < query.limit:
         return None
     edge = int(found.times_us[-1])
-    files = pinned.snapshot.select(query.bounds)
     return None if any(_may_change(file, edge, query) for file in files) else found
 
 
@@ -168,6 +188,26 @@ def _nth(rows: pa.Table, query: RecordsQuery) -> int:
 
 def _may_change(part: LakeFile | RowGroup, edge: int | None, query: RecordsQuery) -> bool:
     return edge is None or part.times_us is None or not beyond(part.times_us, edge, query)
+
+
+def _part(
+    cursor: duckdb.DuckDBPyConnection,
+    snapshot: ColdSnapshot,
+    files: list[LakeFile],
+    query: RecordsQuery,
+    edge: int | None,
+    near: NearRows | None,
+) -> tuple[pa.Table, int]:
+    """The rows of `files` that may be among the first `limit`, and how many files were opened."""
+    if near is None:
+        return _cold(cursor, snapshot, files, query, edge), len(files)
+    known = near.get(query, files)
+    if known is not None:
+        return known.rows, 0
+    # Whatever memory has now: who asks next finds other rows there.
+    rows = _top([_cold(cursor, snapshot, files, query, None)], query)
+    near.keep(query, files, rows)
+    return rows, len(files)
 
 
 def _cold(
