@@ -175,7 +175,7 @@ QUERY_CACHE_HITS = Counter(
     "k2_query_cache_hits", "Answers kept from before and still right", ["cache_tier"]
 )
 QUERY_CACHE_MISSES = Counter(
-    "k2_query_cache_misses", "Answers about the past that had to be made", ["cache_tier"]
+    "k2_query_cache_misses", "Answers that had to be made anew", ["cache_tier"]
 )
 HTTP_REQUESTS = Counter(
     "k2_http_requests", "HTTP requests by outcome", ["method", "endpoint", "status_code"]

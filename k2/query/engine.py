@@ -53,7 +53,7 @@ LatestHot = HotAnswer[tuple[LastRow, ...]]
 #: Of hot rows made JSON, per table.
 _TEXT_BYTES: Final = 32 * 1024 * 1024
 #: Of rows of files that are asked for again, per table.
-_NEAR_BYTES: Final = 16 * 1024 * 1024
+_NEAR_BYTES: Final = 32 * 1024 * 1024
 #: What is answered on the event loop itself takes it a millisecond or two at most: the newest rows
 #: of a few symbols.
 _INLINE_ROWS: Final = 1_001

@@ -1,5 +1,7 @@
 """The first hot rows of a question, by where they are: chunks and positions, nothing copied yet.
 
+Rows of files that were kept (`k2.query.near_rows`) are joined to them as chunks of their own.
+
 Chunks are looked at by their nearest row, until no further chunk can matter. Only what is in the
 answer is taken from the columns, or from rows that were made JSON before (`k2.query.row_texts`).
 """
@@ -35,9 +37,19 @@ class HotRows:
     def __len__(self) -> int:
         return len(self.places)
 
-    def with_chunk(self, chunk: Chunk, places: _Ints, query: RecordsQuery) -> HotRows:
-        """The first of these and of the rows at `places` of another chunk, in order."""
-        return _with(self, chunk, places, query)
+    def with_chunks(self, chunks: Sequence[Chunk], query: RecordsQuery) -> HotRows:
+        """The first of these and of all rows of other chunks, in order."""
+        edge = int(self.times_us[-1]) if len(self) >= query.limit else None
+        which, places, times = [self.which], [self.places], [self.times_us]
+        for number, chunk in enumerate(chunks, len(self.chunks)):
+            own = np.arange(len(chunk.sequences))
+            if edge is not None:
+                own = own[near(chunk.times_us, edge, query)]
+            which.append(np.full(len(own), number))
+            places.append(own)
+            times.append(chunk.times_us[own])
+        every = (*self.chunks, *chunks)
+        return _first(HotRows(every, *map(np.concatenate, (which, places, times))), query)
 
     def slice(self, first: int, count: int) -> HotRows:
         """`count` rows from the `first` on."""
@@ -102,10 +114,14 @@ def _with(best: HotRows, chunk: Chunk, places: _Ints, query: RecordsQuery) -> Ho
     which = np.concatenate((best.which, np.full(len(places), len(best.chunks))))
     places = np.concatenate((best.places, places))
     times = np.concatenate((best.times_us, chunk.times_us[places[len(best) :]]))
-    joined = HotRows(chunks, which, places, times)
-    order = np.lexsort((_ranks(chunks)[which], joined.sequences(), times))
+    return _first(HotRows(chunks, which, places, times), query)
+
+
+def _first(rows: HotRows, query: RecordsQuery) -> HotRows:
+    """The first `query.limit` of rows in any order."""
+    order = np.lexsort((_ranks(rows.chunks)[rows.which], rows.sequences(), rows.times_us))
     order = (order[::-1] if query.newest_first else order)[: query.limit]
-    return HotRows(chunks, which[order], places[order], times[order])
+    return HotRows(rows.chunks, rows.which[order], rows.places[order], rows.times_us[order])
 
 
 def _ranks(chunks: Sequence[Chunk]) -> _Ints:

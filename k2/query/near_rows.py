@@ -25,15 +25,22 @@ from k2.query.json_text import json_texts
 from k2.query.kept import KeptAnswers
 from k2.query.row_texts import RowTexts
 
-#: Of a row made JSON, about.
-_TEXT_BYTES: Final = 800
+#: Of one entry, and of each table in it, besides rows: paths, names, Arrow's own objects.
+_ENTRY_BYTES: Final = 8_192
+_TABLE_BYTES: Final = 16_384
+#: Of a row made JSON, about, besides what its columns take.
+_ROW_TEXT_BYTES: Final = 800
 #: The rows of larger pages are not asked for again and again.
 _MOST_ROWS: Final = 1_001
+#: Groups of files of one question; who needs more has a slow question.
+_MOST_GROUPS: Final = 3
+#: More values than this are not made JSON on the event loop.
+_INLINE_CELLS: Final = 5_000
 
 
 @dataclass(frozen=True, eq=False)
 class ColdChunk(Chunk):
-    """Rows of one place that data files have."""
+    """Rows of one place that data files have; when they arrived means nothing here."""
 
     @functools.cached_property
     def texts(self) -> list[bytes]:
@@ -44,21 +51,40 @@ class ColdChunk(Chunk):
 
 @dataclass(frozen=True, slots=True)
 class Nearest:
-    """The first `rows` of a question in some files, in its order; the same by place."""
+    """The first rows of a question in some files, by place."""
 
-    rows: pa.Table
     chunks: tuple[ColdChunk, ...]
+
+    def table(self, schema: pa.Schema) -> pa.Table:
+        """All of them, in any order."""
+        return pa.concat_tables([schema.empty_table(), *(chunk.rows for chunk in self.chunks)])
+
+    @property
+    def nbytes(self) -> int:
+        """With the texts that are made of them."""
+        rows = sum(len(chunk.sequences) for chunk in self.chunks)
+        tables = sum(chunk.nbytes for chunk in self.chunks)
+        fixed = _ENTRY_BYTES + _TABLE_BYTES * len(self.chunks)
+        return fixed + 2 * tables + _ROW_TEXT_BYTES * rows
 
 
 class NearRows:
-    """What was read of one table, for the questions asked last, up to `max_bytes`. Thread-safe."""
+    """What was read of one table, for the questions asked last, up to `max_bytes`. Thread-safe.
+
+    A question reads its files in groups, the nearest first; each is kept for itself (`number`).
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self._kept: KeptAnswers[Nearest] = KeptAnswers(max_bytes)
 
+    @property
+    def nbytes(self) -> int:
+        return self._kept.nbytes
+
     @staticmethod
     def takes(snapshot: ColdSnapshot, query: RecordsQuery) -> bool:
-        """True for the newest rows of symbols, whenever that is, of files nobody deleted from."""
+        """True for the newest rows of symbols: no time bounds, no further conditions. And for files
+        that nobody deleted rows from."""
         return (
             snapshot.metadata_location is None
             and query.symbols is not None
@@ -69,16 +95,23 @@ class NearRows:
             and not query.filters
         )
 
-    def get(self, query: RecordsQuery, files: Sequence[LakeFile]) -> Nearest | None:
-        """The first rows of `query` in `files`; None: not known."""
-        return self._kept.get(query, _paths(files))
+    def get(self, query: RecordsQuery, number: int, files: Sequence[LakeFile]) -> Nearest | None:
+        """The first rows of `query` in its group `number` of files; None: not known."""
+        return self._kept.get((query, number), _paths(files))
 
-    def keep(self, query: RecordsQuery, files: Sequence[LakeFile], rows: pa.Table) -> None:
-        """`rows` are the first of `query` in `files`, in its order."""
-        if any(rows[name].null_count for name in TIE_BREAK):
-            return  # another writer's, of no place
-        nbytes = rows.nbytes + _TEXT_BYTES * rows.num_rows
-        self._kept.put(query, _paths(files), Nearest(rows, _by_place(rows)), nbytes)
+    def keep(
+        self, query: RecordsQuery, number: int, files: Sequence[LakeFile], rows: pa.Table
+    ) -> None:
+        """`rows` are the first of `query` in `files`."""
+        if number >= _MOST_GROUPS:
+            return
+        if any(rows[name].null_count for name in (query.time_column, *TIE_BREAK)):
+            return  # another writer's, of no time or place
+        made = Nearest(_by_place(rows))
+        if rows.num_rows * rows.num_columns > _INLINE_CELLS:
+            for chunk in made.chunks:
+                _ = chunk.texts
+        self._kept.put((query, number), _paths(files), made, made.nbytes)
 
     def clear(self) -> None:
         """Let go of all of them."""
@@ -89,13 +122,10 @@ def texts_of(rows: HotRows, hot: RowTexts) -> list[bytes]:
     """One JSON object per row, of memory and of files, in the order of `rows`."""
     cold = np.array([isinstance(chunk, ColdChunk) for chunk in rows.chunks])[rows.which]
     own = np.flatnonzero(~cold)
-    made = iter(
-        hot.of(
-            replace(
-                rows, which=rows.which[own], places=rows.places[own], times_us=rows.times_us[own]
-            )
-        )
+    memory = replace(
+        rows, which=rows.which[own], places=rows.places[own], times_us=rows.times_us[own]
     )
+    made = iter(hot.of(memory))
     found = []
     for number, at in zip(rows.which.tolist(), rows.places.tolist(), strict=True):
         chunk = rows.chunks[number]

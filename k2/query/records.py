@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from k2 import metrics
 from k2.lake.reader import LakeFile
 from k2.query.asked import RecordsQuery, beyond, narrowed, near, nth_of
 from k2.query.bounds import Bounds
@@ -57,60 +58,76 @@ def find(
     cursor: duckdb.DuckDBPyConnection,
     pinned: Pin[ColdSnapshot],
     query: RecordsQuery,
-    near: NearRows | None = None,
+    kept: NearRows | None = None,
 ) -> Found:
-    """The first rows of the union of hot and cold, in a total order. `near`: of the table.
+    """The first rows of the union of hot and cold, in a total order.
 
-    At the deadline: what is known so far; raises as DuckDB does when that is nothing.
+    `kept`: rows of the table's files that were read before; None: all are read. At the deadline:
+    what is known so far; raises as DuckDB does when that is nothing.
     """
     snapshot = pinned.snapshot
     best = hot_rows(pinned, query).table(snapshot.columns)
     files = _nearest_first(snapshot.select(query.bounds), query)
-    if near is not None and not near.takes(snapshot, query):
-        near = None
-    read, opened, scale, cut_short = 0, 0, 1, False
+    if kept is not None and not kept.takes(snapshot, query):
+        kept = None
+    read, opened, number, cut_short = 0, 0, 0, False
     while read < len(files):
         edge = _edge(best, query)
-        group = _next_group(files[read:], scale, query)
-        wanted = [file for file in group if _may_change(file, edge, query)]
+        wanted = _next_wanted(files[read:], number, edge, query)
         if not wanted:
             break
+        known = None if kept is None else kept.get(query, number, wanted)
         try:
-            rows, count = _part(cursor, snapshot, wanted, query, edge, near)
+            if known is not None:
+                rows = known.table(snapshot.columns)
+            elif kept is not None:
+                # Whatever memory has now: who asks next finds other rows there.
+                rows = _top([_cold(cursor, snapshot, wanted, query, None)], query)
+                kept.keep(query, number, wanted, rows)
+            else:
+                rows = _cold(cursor, snapshot, wanted, query, edge)
         except duckdb.InterruptException:
             if not best.num_rows:
                 raise
             cut_short = True
             break
-        read, opened = read + len(wanted), opened + count
-        if snapshot.metadata_location:
-            # iceberg_scan reads the whole snapshot, whatever files were named.
-            read = opened = len(files)
-        near = None  # what is asked for again is in the first files
-        scale *= 4
+        # iceberg_scan reads the whole snapshot, whatever files were named.
+        taken = len(files) - read if snapshot.metadata_location else len(wanted)
+        read, opened = read + taken, opened + (0 if known is not None else taken)
+        number += 1
         best = _top([best, rows], query)
     return Found(best, opened, len(snapshot.files), cut_short)
 
 
-def find_hot(pinned: Pin[ColdSnapshot], query: RecordsQuery, near: NearRows) -> HotRows | None:
-    """The same when memory can be proven to have the whole answer, without I/O; else None."""
+def find_hot(pinned: Pin[ColdSnapshot], query: RecordsQuery, kept: NearRows) -> HotRows | None:
+    """The same when memory can be proven to have all `query.limit` rows, without I/O; else None."""
     found = hot_rows(pinned, query)
-    files = pinned.snapshot.select(query.bounds)
-    edge = int(found.times_us[-1]) if len(found) >= query.limit else None
-    if edge is None or any(_may_change(file, edge, query) for file in files):
-        if not files or not near.takes(pinned.snapshot, query):
-            return None
-        wanted = [f for f in _next_group(files, 1, query) if _may_change(f, edge, query)]
-        known = near.get(query, wanted)
-        if known is None:
-            return None
-        for chunk in known.chunks:
-            found = found.with_chunk(chunk, np.arange(len(chunk.sequences)), query)
-        files = files[len(wanted) :]
-    if len(found) < query.limit:
+    may_help = kept.takes(pinned.snapshot, query)
+    if len(found) < query.limit and not may_help:
         return None
-    edge = int(found.times_us[-1])
-    return None if any(_may_change(file, edge, query) for file in files) else found
+    files, number = _nearest_first(pinned.snapshot.select(query.bounds), query), 0
+    while files:
+        edge = int(found.times_us[-1]) if len(found) >= query.limit else None
+        wanted = _next_wanted(files, number, edge, query)
+        if not wanted:
+            break
+        known = kept.get(query, number, wanted) if may_help else None
+        if known is None:
+            if may_help:
+                metrics.QUERY_CACHE_MISSES.labels("near_rows").inc()
+            return None
+        metrics.QUERY_CACHE_HITS.labels("near_rows").inc()
+        found = found.with_chunks(known.chunks, query)
+        files, number = files[len(wanted) :], number + 1
+    return found if len(found) >= query.limit else None
+
+
+def _next_wanted(
+    files: list[LakeFile], number: int, edge: int | None, query: RecordsQuery
+) -> list[LakeFile]:
+    """Of the files that are left the ones to read next, as their group `number`."""
+    group = _next_group(files, 4**number, query)
+    return [file for file in group if _may_change(file, edge, query)]
 
 
 def _nearest_first(files: list[LakeFile], query: RecordsQuery) -> list[LakeFile]:
@@ -188,26 +205,6 @@ def _nth(rows: pa.Table, query: RecordsQuery) -> int:
 
 def _may_change(part: LakeFile | RowGroup, edge: int | None, query: RecordsQuery) -> bool:
     return edge is None or part.times_us is None or not beyond(part.times_us, edge, query)
-
-
-def _part(
-    cursor: duckdb.DuckDBPyConnection,
-    snapshot: ColdSnapshot,
-    files: list[LakeFile],
-    query: RecordsQuery,
-    edge: int | None,
-    near: NearRows | None,
-) -> tuple[pa.Table, int]:
-    """The rows of `files` that may be among the first `limit`, and how many files were opened."""
-    if near is None:
-        return _cold(cursor, snapshot, files, query, edge), len(files)
-    known = near.get(query, files)
-    if known is not None:
-        return known.rows, 0
-    # Whatever memory has now: who asks next finds other rows there.
-    rows = _top([_cold(cursor, snapshot, files, query, None)], query)
-    near.keep(query, files, rows)
-    return rows, len(files)
 
 
 def _cold(

@@ -130,6 +130,9 @@ class Interleaving(RuleBasedStateMachine):
         asked = RecordsQuery(symbols=symbols, limit=limit, newest_first=newest_first)
         found = asyncio.run(engine.records("trades", asked))
         assert not found.partial
+        known = engine.hot_records("trades", asked)
+        if known is not None:
+            assert known.rows.table(found.rows.schema).equals(found.rows)
         ordered = plain[::-1] if newest_first else plain
         assert found.rows.to_pylist() == ordered[:limit]
         names = ", ".join(f"'{name}'" for name in sorted(symbols))

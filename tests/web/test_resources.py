@@ -377,6 +377,27 @@ async def test_large_answers_come_in_pieces(
     assert small == list(range(450))
 
 
+async def test_a_page_of_memory_and_files_is_the_same_the_second_time(api: Api) -> None:
+    """Then nothing is read: what the files have of it was kept."""
+    times = [T0_US + 5_500_000, T0_US + 20_000_000]  # between rows of the file, and after them
+    api.platform.produce(rows([15, 16], times), place())
+    answers, tags = [], []
+    for _ in range(2):
+        async with api.client.get("/v1/trades?symbol=BTCUSDT&limit=6", headers=KEY) as response:
+            tags.append(response.headers["ETag"])
+            answers.append(await response.json())
+    first, second = answers
+    assert [row["platform_sequence"] for row in first["data"]] == [16, 9, 8, 7, 6, 15]
+    assert (first["meta"].pop("files_read"), second["meta"].pop("files_read")) == (1, 0)
+    assert second["data"] == first["data"]
+    assert second["pagination"] == first["pagination"]
+    assert second["meta"]["as_of"] == first["meta"]["as_of"]
+    assert tags[0] == tags[1]
+    cursor = second["pagination"]["next_cursor"]
+    _, rest = await api.get("/v1/trades", symbol="BTCUSDT", limit=6, cursor=cursor)
+    assert [row["platform_sequence"] for row in rest["data"]] == [5, 4, 3, 2, 1, 0]
+
+
 async def test_an_unchanged_answer_is_304(api: Api) -> None:
     async with api.client.get("/v1/trades?limit=2", headers=KEY) as response:
         tag = response.headers["ETag"]
