@@ -51,9 +51,17 @@ class ColdChunk(Chunk):
 
 @dataclass(frozen=True, slots=True)
 class Nearest:
-    """The first rows of a question in some files, by place."""
+    """The first rows of a question in some files, by place.
+
+    `edge_us`: those before were not looked for, µs, for so many were known already; None: all were.
+    """
 
     chunks: tuple[ColdChunk, ...]
+    edge_us: int | None = None
+
+    def serves(self, edge_us: int | None) -> bool:
+        """True when no row from `edge_us` on is missing; None: no row at all."""
+        return self.edge_us is None or (edge_us is not None and edge_us >= self.edge_us)
 
     def table(self, schema: pa.Schema) -> pa.Table:
         """All of them, in any order."""
@@ -95,19 +103,30 @@ class NearRows:
             and not query.filters
         )
 
-    def get(self, query: RecordsQuery, number: int, files: Sequence[LakeFile]) -> Nearest | None:
-        """The first rows of `query` in its group `number` of files; None: not known."""
-        return self._kept.get((query, number), _paths(files))
+    def get(
+        self, query: RecordsQuery, number: int, files: Sequence[LakeFile], edge_us: int | None
+    ) -> Nearest | None:
+        """The first rows of `query` from `edge_us` on in its group `number` of files.
+
+        None: not known.
+        """
+        known = self._kept.get((query, number), _paths(files))
+        return known if known is not None and known.serves(edge_us) else None
 
     def keep(
-        self, query: RecordsQuery, number: int, files: Sequence[LakeFile], rows: pa.Table
+        self,
+        query: RecordsQuery,
+        number: int,
+        files: Sequence[LakeFile],
+        edge_us: int | None,
+        rows: pa.Table,
     ) -> None:
-        """`rows` are the first of `query` in `files`."""
+        """`rows` are the first of `query` from `edge_us` on in `files`."""
         if number >= _MOST_GROUPS:
             return
         if any(rows[name].null_count for name in (query.time_column, *TIE_BREAK)):
             return  # another writer's, of no time or place
-        made = Nearest(_by_place(rows))
+        made = Nearest(_by_place(rows), edge_us)
         if rows.num_rows * rows.num_columns > _INLINE_CELLS:
             for chunk in made.chunks:
                 _ = chunk.texts

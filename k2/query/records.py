@@ -76,16 +76,14 @@ def find(
         wanted = _next_wanted(files[read:], number, edge, query)
         if not wanted:
             break
-        known = None if kept is None else kept.get(query, number, wanted)
+        known = None if kept is None else kept.get(query, number, wanted, edge)
         try:
             if known is not None:
                 rows = known.table(snapshot.columns)
-            elif kept is not None:
-                # Whatever memory has now: who asks next finds other rows there.
-                rows = _top([_cold(cursor, snapshot, wanted, query, None)], query)
-                kept.keep(query, number, wanted, rows)
             else:
                 rows = _cold(cursor, snapshot, wanted, query, edge)
+                if kept is not None:
+                    kept.keep(query, number, wanted, edge, _top([rows], query))
         except duckdb.InterruptException:
             if not best.num_rows:
                 raise
@@ -111,7 +109,7 @@ def find_hot(pinned: Pin[ColdSnapshot], query: RecordsQuery, kept: NearRows) -> 
         wanted = _next_wanted(files, number, edge, query)
         if not wanted:
             break
-        known = kept.get(query, number, wanted) if may_help else None
+        known = kept.get(query, number, wanted, edge) if may_help else None
         if known is None:
             if may_help:
                 metrics.QUERY_CACHE_MISSES.labels("near_rows").inc()

@@ -195,10 +195,18 @@ def test_questions_without_an_answer_weigh_something_too() -> None:
     nothing = rows([], [])
     for number in range(1_000):
         query = RecordsQuery(symbols=frozenset((f"S{number}",)))
-        kept.keep(query, 0, [], nothing)
+        kept.keep(query, 0, [], None, nothing)
     assert kept.nbytes <= 1 << 20
-    assert kept.get(RecordsQuery(symbols=frozenset(("S0",))), 0, []) is None
-    assert kept.get(query, 0, []) is not None
+    assert kept.get(RecordsQuery(symbols=frozenset(("S0",))), 0, [], None) is None
+    assert kept.get(query, 0, [], None) is not None
+
+
+def test_what_was_read_from_an_edge_on_serves_from_there_on_only() -> None:
+    kept = NearRows(1 << 20)
+    query = RecordsQuery(symbols=BTC)
+    kept.keep(query, 0, [], T0_US, rows([1], [T0_US]))
+    known = [kept.get(query, 0, [], edge) is not None for edge in (None, T0_US - 1, T0_US)]
+    assert known == [False, False, True]
 
 
 def test_rows_of_another_writer_without_a_place_are_not_kept() -> None:
@@ -207,8 +215,8 @@ def test_rows_of_another_writer_without_a_place_are_not_kept() -> None:
     at = table.schema.get_field_index("log_topic")
     table = table.set_column(at, table.schema.field(at), pa.nulls(1, pa.string()))
     query = RecordsQuery(symbols=BTC)
-    kept.keep(query, 0, [], table)
-    assert kept.get(query, 0, []) is None
+    kept.keep(query, 0, [], None, table)
+    assert kept.get(query, 0, [], None) is None
 
 
 async def test_they_can_be_let_go(platform: Platform) -> None:
