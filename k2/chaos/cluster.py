@@ -345,7 +345,8 @@ class Cluster:
         deadline = time.monotonic() + timeout_s
         while waits := await self._waits():
             if time.monotonic() >= deadline:
-                raise ChaosError(f"not drained within {timeout_s:.0f} s: {waits}")
+                tails = "\n".join(f"{w.name} logged last: {w.log_tail()}" for w in self.workers)
+                raise ChaosError(f"not drained within {timeout_s:.0f} s: {waits}\n{tails}")
             await asyncio.sleep(0.5)
 
     async def _waits(self) -> str:
@@ -355,9 +356,9 @@ class Cluster:
                 async with asyncio.timeout(5.0):
                     status = await self.client(worker).status()
             except (aiohttp.ClientError, TimeoutError) as exc:
-                return f"{worker.name} does not answer ({exc!r}): {worker.log_tail()}"
+                return f"{worker.name} does not answer ({exc!r})"
             if not status["drained"]:
-                return f"{worker.name}: {_unfinished(status)}; its log ends: {worker.log_tail()}"
+                return f"{worker.name}: {_unfinished(status)}"
         return ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,9 @@ import numpy.typing as npt
 from k2.query.bounds import Bounds
 from k2.query.cold import TIE_BREAK
 from k2.query.filters import Between, Key, OneOf
+
+#: What is found on the event loop itself: a page of a thousand, and the row behind it.
+QUICK_ROWS: Final = 1_001
 
 
 @dataclass(frozen=True, slots=True)

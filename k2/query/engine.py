@@ -21,7 +21,7 @@ from k2.errors import LakeError
 from k2.lake.vector import Vector
 from k2.query import seam
 from k2.query.answers import Answer, HotAnswer, Seen, Show, answer_of, hot_answer_of, newest_us
-from k2.query.asked import RecordsQuery
+from k2.query.asked import QUICK_ROWS, RecordsQuery
 from k2.query.bounds import Bounds
 from k2.query.cold import ColdSnapshot
 from k2.query.execute import FileGoneError, Result, blames, run_checked, translated
@@ -56,7 +56,6 @@ _TEXT_BYTES: Final = 32 * 1024 * 1024
 _NEAR_BYTES: Final = 32 * 1024 * 1024
 #: What is answered on the event loop itself takes it a millisecond or two at most: the newest rows
 #: of a few symbols.
-_INLINE_ROWS: Final = 1_001
 _INLINE_SYMBOLS: Final = 100
 #: More hot rows than this are slower to scan than the small files they stand for.
 _MAX_HOT_ROWS: Final = 2_000_000
@@ -428,7 +427,7 @@ def _at_once(kind: str, attempt: Callable[[], T | None]) -> T | None:
 
 def _is_quick(query: RecordsQuery) -> bool:
     few = query.symbols is not None and len(query.symbols) <= _INLINE_SYMBOLS
-    return few and query.limit <= _INLINE_ROWS and not query.filters and query.after is None
+    return few and query.limit <= QUICK_ROWS and not query.filters and query.after is None
 
 
 def _size(snapshot: ColdSnapshot) -> dict[str, Any]:

@@ -37,26 +37,27 @@ class HotRows:
     def __len__(self) -> int:
         return len(self.places)
 
+    def edge_us(self, query: RecordsQuery) -> int | None:
+        """The limit-th timestamp, µs, beyond which no row is in the answer; None: there is none."""
+        return int(self.times_us[-1]) if len(self) >= query.limit else None
+
     def with_chunks(self, chunks: Sequence[Chunk], query: RecordsQuery) -> HotRows:
         """The first of these and of all rows of other chunks, in order."""
-        edge = int(self.times_us[-1]) if len(self) >= query.limit else None
-        which, places, times = [self.which], [self.places], [self.times_us]
-        for number, chunk in enumerate(chunks, len(self.chunks)):
-            own = np.arange(len(chunk.sequences))
-            if edge is not None:
-                own = own[near(chunk.times_us, edge, query)]
-            which.append(np.full(len(own), number))
-            places.append(own)
-            times.append(chunk.times_us[own])
-        every = (*self.chunks, *chunks)
-        return _first(HotRows(every, *map(np.concatenate, (which, places, times))), query)
+        edge, parts = self.edge_us(query), []
+        for chunk in chunks:
+            places = np.arange(len(chunk.sequences))
+            parts.append(
+                (chunk, places if edge is None else places[near(chunk.times_us, edge, query)])
+            )
+        return _with(self, parts, query)
+
+    def picked(self, index: _Ints | slice) -> HotRows:
+        """Those at `index`, in its order."""
+        return HotRows(self.chunks, self.which[index], self.places[index], self.times_us[index])
 
     def slice(self, first: int, count: int) -> HotRows:
         """`count` rows from the `first` on."""
-        cut = slice(first, first + count)
-        return replace(
-            self, which=self.which[cut], places=self.places[cut], times_us=self.times_us[cut]
-        )
+        return self.picked(slice(first, first + count))
 
     def key(self, index: int) -> Key:
         """The key of one row."""
@@ -99,29 +100,26 @@ def hot_rows(pinned: Pin[ColdSnapshot], query: RecordsQuery) -> HotRows:
         chunks.sort(key=lambda pair: pair[0].bounds_us[0])
     best = HotRows((), *(np.empty(0, np.int64) for _ in range(3)))
     for chunk, sequence in chunks:
-        edge = int(best.times_us[-1]) if len(best) >= query.limit else None
+        edge = best.edge_us(query)
         if edge is not None and beyond(chunk.bounds_us, edge, query):
             break
         places = _wanted(chunk, sequence, narrowed(query, edge))
         if len(places):
-            best = _with(best, chunk, places, query)
+            best = _with(best, [(chunk, places)], query)
     return best
 
 
-def _with(best: HotRows, chunk: Chunk, places: _Ints, query: RecordsQuery) -> HotRows:
-    """The first of both, in order."""
-    chunks = (*best.chunks, chunk)
-    which = np.concatenate((best.which, np.full(len(places), len(best.chunks))))
-    places = np.concatenate((best.places, places))
-    times = np.concatenate((best.times_us, chunk.times_us[places[len(best) :]]))
-    return _first(HotRows(chunks, which, places, times), query)
-
-
-def _first(rows: HotRows, query: RecordsQuery) -> HotRows:
-    """The first `query.limit` of rows in any order."""
-    order = np.lexsort((_ranks(rows.chunks)[rows.which], rows.sequences(), rows.times_us))
-    order = (order[::-1] if query.newest_first else order)[: query.limit]
-    return HotRows(rows.chunks, rows.which[order], rows.places[order], rows.times_us[order])
+def _with(best: HotRows, parts: Sequence[tuple[Chunk, _Ints]], query: RecordsQuery) -> HotRows:
+    """The first `query.limit` of these and of the rows at some places of other chunks, in order."""
+    which, places, times = [best.which], [best.places], [best.times_us]
+    for number, (chunk, own) in enumerate(parts, len(best.chunks)):
+        which.append(np.full(len(own), number))
+        places.append(own)
+        times.append(chunk.times_us[own])
+    chunks = (*best.chunks, *(chunk for chunk, _ in parts))
+    rows = HotRows(chunks, *map(np.concatenate, (which, places, times)))
+    order = np.lexsort((_ranks(chunks)[rows.which], rows.sequences(), rows.times_us))
+    return rows.picked((order[::-1] if query.newest_first else order)[: query.limit])
 
 
 def _ranks(chunks: Sequence[Chunk]) -> _Ints:

@@ -24,6 +24,8 @@ _FLAT_OBJECT: Final = (
 )
 #: Calls cost more than values: so few rows are made one by one.
 _FEW_ROWS: Final = 32
+#: More values than this are made JSON in a thread; fewer take the event loop 2 ms at most.
+INLINE_CELLS: Final = 5_000
 #: The years 1 to 9999, which Arrow and ISO 8601 write alike.
 _FIRST_US: Final = -62_135_596_800_000_000
 _LAST_US: Final = 253_402_300_800_000_000

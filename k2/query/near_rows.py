@@ -9,19 +9,19 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 
 from k2.lake.reader import LakeFile
-from k2.query.asked import RecordsQuery
+from k2.query.asked import QUICK_ROWS, RecordsQuery
 from k2.query.chunk import Chunk
 from k2.query.cold import TIE_BREAK, ColdSnapshot
 from k2.query.encode import JSON_COLUMNS
 from k2.query.hot_rows import HotRows
-from k2.query.json_text import json_texts
+from k2.query.json_text import INLINE_CELLS, json_texts
 from k2.query.kept import KeptAnswers
 from k2.query.row_texts import RowTexts
 
@@ -30,12 +30,8 @@ _ENTRY_BYTES: Final = 8_192
 _TABLE_BYTES: Final = 16_384
 #: Of a row made JSON, about, besides what its columns take.
 _ROW_TEXT_BYTES: Final = 800
-#: The rows of larger pages are not asked for again and again.
-_MOST_ROWS: Final = 1_001
 #: Groups of files of one question; who needs more has a slow question.
 _MOST_GROUPS: Final = 3
-#: More values than this are not made JSON on the event loop.
-_INLINE_CELLS: Final = 5_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +93,7 @@ class NearRows:
             snapshot.metadata_location is None
             and query.symbols is not None
             and query.newest_first
-            and query.limit <= _MOST_ROWS
+            and query.limit <= QUICK_ROWS
             and query.bounds.start_us is None
             and query.bounds.end_us is None
             and not query.filters
@@ -127,7 +123,7 @@ class NearRows:
         if any(rows[name].null_count for name in (query.time_column, *TIE_BREAK)):
             return  # another writer's, of no time or place
         made = Nearest(_by_place(rows), edge_us)
-        if rows.num_rows * rows.num_columns > _INLINE_CELLS:
+        if rows.num_rows * rows.num_columns > INLINE_CELLS:
             for chunk in made.chunks:
                 _ = chunk.texts
         self._kept.put((query, number), _paths(files), made, made.nbytes)
@@ -139,12 +135,8 @@ class NearRows:
 
 def texts_of(rows: HotRows, hot: RowTexts) -> list[bytes]:
     """One JSON object per row, of memory and of files, in the order of `rows`."""
-    cold = np.array([isinstance(chunk, ColdChunk) for chunk in rows.chunks])[rows.which]
-    own = np.flatnonzero(~cold)
-    memory = replace(
-        rows, which=rows.which[own], places=rows.places[own], times_us=rows.times_us[own]
-    )
-    made = iter(hot.of(memory))
+    cold = np.array([isinstance(chunk, ColdChunk) for chunk in rows.chunks])
+    made = iter(hot.of(rows.picked(np.flatnonzero(~cold[rows.which]))))
     found = []
     for number, at in zip(rows.which.tolist(), rows.places.tolist(), strict=True):
         chunk = rows.chunks[number]

@@ -105,7 +105,7 @@ def find_hot(pinned: Pin[ColdSnapshot], query: RecordsQuery, kept: NearRows) -> 
         return None
     files, number = _nearest_first(pinned.snapshot.select(query.bounds), query), 0
     while files:
-        edge = int(found.times_us[-1]) if len(found) >= query.limit else None
+        edge = found.edge_us(query)
         wanted = _next_wanted(files, number, edge, query)
         if not wanted:
             break
@@ -114,10 +114,13 @@ def find_hot(pinned: Pin[ColdSnapshot], query: RecordsQuery, kept: NearRows) -> 
             if may_help:
                 metrics.QUERY_CACHE_MISSES.labels("near_rows").inc()
             return None
-        metrics.QUERY_CACHE_HITS.labels("near_rows").inc()
         found = found.with_chunks(known.chunks, query)
         files, number = files[len(wanted) :], number + 1
-    return found if len(found) >= query.limit else None
+    if len(found) < query.limit:
+        return None
+    if number:
+        metrics.QUERY_CACHE_HITS.labels("near_rows").inc()
+    return found
 
 
 def _next_wanted(

@@ -13,6 +13,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 
@@ -261,13 +262,9 @@ class SourceStep:
         _forget(running)
         log.info("session_stopped", session=running.spec.key)
 
-    def _answered(self, sent: asyncio.Future[int]) -> None:
-        """A refusal ends the worker at once: the next frame of a quiet session may be long."""
-        if (error := failure(sent)) is not None:
-            self._on_error(error)
-
-    def _observe(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
+    def _observe(self, done: asyncio.Future[Any]) -> None:
+        """What a task ended with, or the log refused, ends the worker."""
+        if (error := failure(done)) is not None:
             self._on_error(error)
 
     async def _pump(self, running: _Running) -> None:
@@ -323,7 +320,8 @@ class SourceStep:
         refused = [*mapped.refused, *running.session.take_refused()]
         sent |= self._refuse(feed, refused)
         for future in sent:
-            future.add_done_callback(self._answered)
+            # At once: the next frame of a quiet session may be long in coming.
+            future.add_done_callback(self._observe)
         running.pending |= {future: len(frames) / len(sent) for future in sent}
         running.in_hand = 0
         self._count(running, mapped, len(frames))

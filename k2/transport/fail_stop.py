@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from faust.types import TP
 
 from k2.errors import LogError
-
-E = TypeVar("E", bound=BaseException)
 
 
 class FailStop:
@@ -37,8 +33,3 @@ class FailStop:
     def note(self, tp: TP, exc: BaseException) -> None:
         """A batch was refused, or never got there; the first reason stays."""
         self._refused.setdefault(tp, exc)
-
-    def noted(self, tp: TP, exc: E) -> E:
-        """`exc`, to be raised, once it is noted."""
-        self.note(tp, exc)
-        return exc

@@ -133,7 +133,9 @@ class Producer(AiokafkaProducer):
         builder.close()  # nothing else may join it
         limit = self._kafka.max_batch_bytes
         if not fits or builder.size() > limit:
-            raise self._fail_stop.noted(tp, too_large(batch, limit))
+            error = too_large(batch, limit)
+            self._fail_stop.note(tp, error)
+            raise error
         task = asyncio.ensure_future(self._deliver(tp, builder))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)

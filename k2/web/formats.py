@@ -22,7 +22,7 @@ from k2.errors import InvalidParameter
 from k2.query.answers import Answer, HotAnswer, Seen, Show
 from k2.query.bounds import Bounds
 from k2.query.encode import JSON_COLUMNS, rows_of
-from k2.query.json_text import json_rows
+from k2.query.json_text import INLINE_CELLS, json_rows
 from k2.web.context import CONTEXT, KeptPage
 from k2.web.envelope import ROWS, answer, meta, page
 
@@ -35,8 +35,6 @@ MEDIA_TYPES: Final[Mapping[str, str]] = {
     "arrow": "application/vnd.apache.arrow.stream",
 }
 _SUFFIX: Final = {"csv": "csv", "parquet": "parquet", "arrow": "arrows"}
-#: More values than this are turned to JSON in a thread; fewer take the loop 2 ms at most.
-_INLINE_CELLS: Final = 5_000
 #: Rows per piece: what an answer holds of its encoded form at once.
 _PIECE_ROWS: Final = 4_096
 
@@ -59,7 +57,7 @@ def json_at_once(
     """`show`, where the engine is to make JSON of what it finds: so many values that the loop would
     be held up, few enough for one piece. None: `rows_response` makes it, if the client lacks it.
     """
-    many = rows * columns > _INLINE_CELLS and rows <= _PIECE_ROWS
+    many = rows * columns > INLINE_CELLS and rows <= _PIECE_ROWS
     needed = chosen(request, given) == "json" and "If-None-Match" not in request.headers
     return show if many and needed else None
 
@@ -217,7 +215,7 @@ async def encoded(rows: pa.Table) -> orjson.Fragment:
 
 
 async def _encoded(rows: pa.Table) -> bytes:
-    if rows.num_rows * rows.num_columns > _INLINE_CELLS:
+    if rows.num_rows * rows.num_columns > INLINE_CELLS:
         return await asyncio.to_thread(_json_rows, rows)
     return _json_rows(rows)
 

@@ -16,6 +16,11 @@ from k2.transport.registry import batch_topic, registry
 PATIENCE_S = 30.0
 
 
+def numbered(start, count):
+    """Values that tell their number."""
+    return [b"%d" % n for n in range(start, start + count)]
+
+
 class KafkaDriver:
     """A real broker; topics and groups are new for each test."""
 

@@ -1,7 +1,6 @@
 """What comes with one fetch is in one company, on the real thing."""
 
-from tests.transport.drivers import Collector, running
-from tests.transport.test_behaviour import numbered
+from tests.transport.drivers import Collector, numbered, running
 
 
 async def test_small_batches_of_a_fetch_are_worked_on_together(driver):

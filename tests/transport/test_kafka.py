@@ -15,7 +15,7 @@ from k2.testing.kafka import KafkaServer
 from k2.transport.batch import OutBatch
 from k2.transport.kafka_reader import KafkaReader
 from k2.transport.registry import registry
-from tests.transport.drivers import PATIENCE_S, Collector, KafkaDriver, running
+from tests.transport.drivers import PATIENCE_S, Collector, KafkaDriver, numbered, running
 
 pytestmark = pytest.mark.kafka
 
@@ -25,10 +25,6 @@ async def driver(kafka, tmp_path):
     made = KafkaDriver(kafka, tmp_path)
     yield made
     await made.close()
-
-
-def numbered(start, count):
-    return [b"%d" % n for n in range(start, start + count)]
 
 
 async def test_two_workers_share_the_partitions_and_lose_nothing(driver):

@@ -7,11 +7,7 @@ import pytest
 from faust.types import TP
 
 from k2.errors import LogError, RetentionGapError
-from tests.transport.drivers import PATIENCE_S
-
-
-def numbered(start, count):
-    return [b"%d" % n for n in range(start, start + count)]
+from tests.transport.drivers import PATIENCE_S, numbered
 
 
 @contextlib.asynccontextmanager

@@ -330,7 +330,7 @@ async def test_json_is_the_same_wherever_it_is_made(
     for module in (records, candles):
         monkeypatch.setattr(module, "rows_response", noted)
     _, small = await api.get(path, **asked)
-    monkeypatch.setattr(formats, "_INLINE_CELLS", 0)
+    monkeypatch.setattr(formats, "INLINE_CELLS", 0)
     _, large = await api.get(path, **asked)
     assert made[0] is None
     assert made[1] == orjson.dumps(large["data"])

@@ -119,7 +119,9 @@ class Producer(FaustProducer):
         limit = registry(self.app).kafka.max_batch_bytes
         builder = new_builder(self._codec, payload_bytes(batch.values), limit)
         if not fill(builder, batch) or builder.size() > limit:
-            raise self._fail_stop.noted(tp, too_large(batch, limit))
+            error = too_large(batch, limit)
+            self._fail_stop.note(tp, error)
+            raise error
         self._close_gathering(tp)
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._submit(tp, _Job(builder, _result(future), _failure(future), whole=True))
